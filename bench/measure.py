@@ -1,0 +1,382 @@
+"""Run contestants by turns in child processes: times, peak memory, and proof of equal pixels.
+
+Every contestant of a row lives in a process of its own, so that a peer that aborts, hangs or
+leaks harms nobody, and so that its peak memory is its own. The parent gives the turns
+(A B C A B C ...), so that whatever disturbs the machine disturbs all alike. The first turn is not
+timed: it warms the page cache and the imports, and its pixels are hashed for comparison.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import gc
+import hashlib
+import multiprocessing
+import os
+import statistics
+import sys
+import time
+import traceback
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field, replace
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+MIB = 1 << 20
+SAMPLED_TILES = 64
+
+
+@dataclass(frozen=True, slots=True)
+class Case:
+    """What one run of the benchmark is about; handed to every contestant."""
+
+    folder: Path
+    size: int = 8192
+    workers: int = 4
+    copy_gb: float = 16.0
+    regions: int = 1000
+    planes: int = 50_000
+
+    def file(self, name: str) -> Path:
+        """Path of a generated input file."""
+        return self.folder / name
+
+    def output(self) -> Path:
+        """Path this process may write to; one per process, overwritten at every turn."""
+        return self.folder / f"out-{os.getpid()}.ome.tif"
+
+
+Work = Callable[[], Any]
+Session = Callable[[Case], AbstractContextManager[Work]]
+
+
+@dataclass(frozen=True, slots=True)
+class Contestant:
+    """One way of doing a row's work.
+
+    Parameters
+    ----------
+    label
+        Unique within its row.
+    column
+        The column of the table it competes in; the best of a column is shown. An empty column
+        keeps it to the table of details.
+    session
+        Context manager entered before every turn (not timed) that yields the timed work.
+    counts
+        Whether it may decide a goal set against its column.
+    """
+
+    label: str
+    column: str
+    session: Session
+    counts: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class Written:
+    """Result of a contestant that wrote a file: read back by tifffile, then deleted.
+
+    ``sampled`` compares some tiles instead of all pixels, for files larger than memory;
+    ``levels`` is how many resolution levels the file must have.
+    """
+
+    path: Path
+    sampled: bool = False
+    levels: int = 1
+
+
+@dataclass(slots=True)
+class Outcome:
+    """What was measured of one contestant; times in seconds per operation, memory in bytes."""
+
+    label: str
+    column: str
+    counts: bool = True
+    times: list[float] = field(default_factory=list)
+    peak: int | None = None
+    before: int | None = None
+    size: int | None = None
+    digest: str | None = None
+    failed: str | None = None
+
+    @property
+    def ok(self) -> bool:
+        """True if it was measured and its pixels were right."""
+        return self.failed is None and bool(self.times)
+
+    @property
+    def median(self) -> float:
+        """Median time in seconds."""
+        return statistics.median(self.times)
+
+
+def once(work: Callable[[Case], Any]) -> Session:
+    """Make a session of a function that needs no preparation."""
+
+    @contextlib.contextmanager
+    def session(case: Case) -> Iterator[Work]:
+        yield lambda: work(case)
+
+    return session
+
+
+# --------------------------------------------------------------------------- memory of a process
+
+
+def rss_now() -> int | None:
+    """Resident memory of this process in bytes, or None where the system does not tell."""
+    return _status("VmRSS") or _psutil_rss()
+
+
+def rss_peak() -> int | None:
+    """High-water mark of this process's resident memory in bytes.
+
+    ``ru_maxrss`` is the fallback only: on Linux a spawned child inherits its parent's.
+    """
+    peak = _status("VmHWM")
+    if peak is not None:
+        return peak
+    try:
+        import resource
+    except ImportError:
+        return _psutil_rss()
+    usage = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return usage if sys.platform == "darwin" else usage * 1024
+
+
+def reset_peak() -> None:
+    """Forget the high-water mark so far (imports, preparation), where the system can."""
+    with contextlib.suppress(OSError), open("/proc/self/clear_refs", "w") as file:
+        file.write("5")
+
+
+def _status(name: str) -> int | None:
+    with contextlib.suppress(OSError), open("/proc/self/status") as file:
+        for line in file:
+            if line.startswith(name + ":"):
+                return int(line.split()[1]) * 1024
+    return None
+
+
+def _psutil_rss() -> int | None:
+    try:
+        import psutil
+    except ImportError:
+        return None
+    return int(psutil.Process().memory_info().rss)
+
+
+# ------------------------------------------------------------------------------- equal pixels
+
+
+def digest(result: Any) -> str | None:
+    """Fingerprint of a contestant's pixels: dtype, shape without length-1 axes, and values.
+
+    Text stands for itself, lists are hashed item by item, files are read back with tifffile.
+    None means that there is nothing to compare (ceilings).
+    """
+    if result is None or isinstance(result, str):
+        return result
+    if isinstance(result, Written):
+        return _digest_file(result)
+    total = hashlib.blake2b(digest_size=16)
+    for array in result if isinstance(result, list) else [result]:
+        _add(total, array)
+    return total.hexdigest()
+
+
+def _add(total: Any, array: NDArray[Any]) -> None:
+    array = np.asarray(array).squeeze()
+    total.update(f"{array.dtype.newbyteorder('<').str} {array.shape}".encode())
+    # planes first: a Y,X,Z view of plane-contiguous memory hashes without a slow transposition
+    planes = np.moveaxis(array, -1, 0) if array.ndim == 3 else array[None]
+    for plane in planes:
+        total.update(np.ascontiguousarray(plane, dtype=array.dtype.newbyteorder("<")).data)
+
+
+def _digest_file(written: Written) -> str:
+    import tifffile
+
+    with tifffile.TiffFile(written.path) as tif:
+        levels = len(tif.series[0].levels)
+        if levels < written.levels:
+            raise ValueError(f"the file has {levels} levels, not {written.levels}")
+        if not written.sampled:
+            return str(digest(tif.asarray()))
+        page = tif.pages.first
+        count = len(page.dataoffsets)
+        tiles = []
+        for index in sorted({i * (count - 1) // (SAMPLED_TILES - 1) for i in range(SAMPLED_TILES)}):
+            tif.filehandle.seek(page.dataoffsets[index])
+            data = tif.filehandle.read(page.databytecounts[index])
+            tile = page.decode(data, index)[0]
+            blank = np.zeros((page.tilelength, page.tilewidth), page.dtype)
+            tiles.append(blank if tile is None else tile)
+        return f"{page.shape} {digest(tiles)}"
+
+
+# ------------------------------------------------------------------------------ the child's side
+
+
+def _serve(pipe: Connection, suite: str, row_key: str, label: str, case: Case, log: str) -> None:
+    """Body of a child process: take turns until told to stop."""
+    # what a library prints is kept out of the table, but kept
+    sink = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+    os.dup2(sink, 1)
+    os.dup2(sink, 2)
+    os.environ["VIPS_CONCURRENCY"] = str(case.workers)
+    from importlib import import_module
+
+    row = next(row for row in import_module(f"bench.{suite}").ROWS if row.key == row_key)
+    contestant = next(one for one in row.contestants if one.label == label)
+    while (command := pipe.recv()) != "stop":
+        try:
+            pipe.send(_turn(contestant, case, compare=command == "compare"))
+        except BaseException as error:  # whatever a peer raises is its result
+            traceback.print_exc()
+            pipe.send({"failed": _reason(error, case)})
+
+
+def _turn(contestant: Contestant, case: Case, *, compare: bool) -> dict[str, Any]:
+    answer: dict[str, Any] = {}
+    with contestant.session(case) as work:
+        gc.collect()
+        reset_peak()
+        answer["before"] = rss_now()
+        start = time.perf_counter()
+        result = work()
+        answer["seconds"] = time.perf_counter() - start
+        answer["peak"] = rss_peak()
+    if isinstance(result, Written):
+        answer["size"] = result.path.stat().st_size
+    if compare:
+        answer["digest"] = digest(result)
+    if isinstance(result, Written):
+        result.path.unlink()
+    return answer
+
+
+def _reason(error: BaseException, case: Case) -> str:
+    text = " ".join(str(error).split()) or "no message"
+    # without the run's folder, and without the spec that TensorStore appends
+    text = text.replace(f"{case.folder}{os.sep}", "").partition(" [")[0]
+    return f"{type(error).__name__}: {text}"[:200]
+
+
+# ----------------------------------------------------------------------------- the parent's side
+
+
+class Child:
+    """A contestant's process, seen from the parent."""
+
+    def __init__(self, suite: str, row_key: str, contestant: Contestant, case: Case) -> None:
+        context = multiprocessing.get_context("spawn")
+        self._pipe, theirs = context.Pipe()
+        log = case.folder / "children.log"
+        self._process = context.Process(
+            target=_serve,
+            args=(theirs, suite, row_key, contestant.label, case, str(log)),
+            daemon=True,
+        )
+        self._process.start()
+        theirs.close()
+
+    def turn(self, command: str, timeout: float) -> dict[str, Any]:
+        """Let it work once; an abort or a hang comes back as a failure."""
+        try:
+            self._pipe.send(command)
+            if not self._pipe.poll(timeout):
+                self.stop(kill=True)
+                return {"failed": f"no answer in {timeout:.0f} s"}
+            answer: dict[str, Any] = self._pipe.recv()
+            return answer
+        except (EOFError, OSError):
+            self._process.join(10)
+            return {"failed": f"the process died with exit code {self._process.exitcode}"}
+
+    def stop(self, *, kill: bool = False) -> None:
+        """End the process, by force if it does not go by itself."""
+        if not kill:
+            with contextlib.suppress(OSError):
+                self._pipe.send("stop")
+            self._process.join(10)
+        if self._process.is_alive():
+            self._process.kill()
+            self._process.join()
+        self._pipe.close()
+
+
+def alternate(
+    suite: str,
+    row: Any,
+    case: Case,
+    repeats: int,
+    *,
+    timeout: float,
+    say: Callable[[str], None] = lambda text: None,
+) -> dict[str, Outcome]:
+    """Measure all contestants of a row by turns.
+
+    Returns
+    -------
+    dict
+        An outcome per label, in the row's order; times are per operation (``row.per``).
+    """
+    outcomes = {
+        one.label: Outcome(one.label, one.column, one.counts) for one in row.contestants
+    }
+    children: dict[str, Child] = {}
+    try:
+        for turn in range(1 if row.once else repeats + 1):
+            for one in row.contestants:
+                outcome = outcomes[one.label]
+                if outcome.failed is not None:
+                    continue
+                if one.label not in children:
+                    children[one.label] = Child(suite, row.key, one, case)
+                answer = children[one.label].turn("time" if turn else "compare", timeout)
+                _note(outcome, answer, timed=row.once or turn > 0, per=row.per(case))
+                if outcome.failed is not None:
+                    say(f"  {one.label}: failed: {outcome.failed}")
+                if outcome.failed is not None or row.fresh:
+                    # a fresh process per turn is what makes an opening cold
+                    children.pop(one.label).stop(kill=outcome.failed is not None)
+            if turn == 0:
+                _judge(outcomes, row.expected(case))
+    finally:
+        for child in children.values():
+            child.stop()
+    return outcomes
+
+
+def _note(outcome: Outcome, answer: dict[str, Any], *, timed: bool, per: int) -> None:
+    if "failed" in answer:
+        outcome.failed = answer["failed"]
+        return
+    if timed:
+        outcome.times.append(answer["seconds"] / per)
+    # memory and pixels are those of the first turn, before caches and pools have grown
+    if outcome.peak is None:
+        outcome.peak, outcome.before = answer["peak"], answer["before"]
+        outcome.size = answer.get("size")
+        outcome.digest = answer.get("digest")
+
+
+def _judge(outcomes: dict[str, Outcome], expected: str | dict[str, str] | None) -> None:
+    """Strike out whoever has other pixels than the row's truth."""
+    for outcome in outcomes.values():
+        truth = expected.get(outcome.label) if isinstance(expected, dict) else expected
+        if outcome.failed is None and outcome.digest is not None and truth is not None:
+            if outcome.digest != truth:
+                outcome.failed = "wrong pixels"
+
+
+def quicker(case: Case) -> Case:
+    """The same case, small enough for a minute: to see that everything runs, not for numbers."""
+    return replace(case, size=min(case.size, 2048), copy_gb=1.0, regions=100, planes=2000)

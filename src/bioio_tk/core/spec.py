@@ -1,0 +1,153 @@
+"""ImageSpec: everything about an image except its pixels. Address: where a tile lives."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import NamedTuple, TypeAlias
+
+import numpy as np
+
+from bioio_tk.core.region import Shape5
+from bioio_tk.core.tiling import TileGrid, TileKey
+
+Quantity: TypeAlias = tuple[float, str]
+"""A value and its unit, the unit as OME writes it: ``(0.5, "µm")``."""
+
+
+class Address(NamedTuple):
+    """Where one tile lives in a file. `image` is the series."""
+
+    image: int
+    level: int
+    key: TileKey
+
+
+@dataclass(frozen=True, slots=True)
+class Level:
+    """One resolution of an image: its size and its tile size, in YXZCT."""
+
+    shape: Shape5
+    tile: Shape5
+
+    @property
+    def grid(self) -> TileGrid:
+        """The tile grid of the level."""
+        return TileGrid(self.shape, self.tile)
+
+
+@dataclass(frozen=True, slots=True)
+class Channel:
+    """What is known of one channel. `color` is (red, green, blue, alpha), 0 to 255 each."""
+
+    name: str | None = None
+    color: tuple[int, int, int, int] | None = None
+
+
+class PhysicalSize(NamedTuple):
+    """Size of a pixel along X, Y, Z; None where unknown."""
+
+    x: Quantity | None = None
+    y: Quantity | None = None
+    z: Quantity | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ImageSpec:
+    """One image (a series, a position, a BDV setup) with all its resolution levels.
+
+    Attributes
+    ----------
+    dtype : numpy.dtype
+        Pixel type in native byte order.
+    levels : tuple of Level
+        Full resolution first.
+    name : str
+        Name of the image, "" where it has none.
+    channels : tuple of Channel
+        One per C, or empty where nothing is known.
+    samples : int
+        Samples of a pixel stored together (3 for RGB); ``C`` is a multiple of it.
+    physical_size : PhysicalSize
+        Size of a pixel.
+    time_increment : Quantity or None
+        Time between two time points.
+    """
+
+    dtype: np.dtype[np.generic]
+    levels: tuple[Level, ...]
+    name: str = ""
+    channels: tuple[Channel, ...] = ()
+    samples: int = 1
+    physical_size: PhysicalSize = PhysicalSize()
+    time_increment: Quantity | None = None
+
+    @property
+    def shape(self) -> Shape5:
+        """Size of the full resolution along Y, X, Z, C, T."""
+        return self.levels[0].shape
+
+    def grown(self, t: int) -> ImageSpec:
+        """Return the same image with `t` time points."""
+        levels = tuple(replace(v, shape=(*v.shape[:4], t)) for v in self.levels)
+        return replace(self, levels=levels)
+
+
+def at_level(spec: ImageSpec, level: int) -> ImageSpec:
+    """Return `spec` as seen from one of its levels: fewer, larger pixels."""
+    if level == 0:
+        return spec
+    full, small = spec.levels[0].shape, spec.levels[level].shape
+    y, x, z = (full[i] / small[i] for i in range(3))
+
+    def grow(size: Quantity | None, by: float) -> Quantity | None:
+        return None if size is None else (size[0] * by, size[1])
+
+    size = spec.physical_size
+    sizes = PhysicalSize(grow(size.x, x), grow(size.y, y), grow(size.z, z))
+    return replace(spec, levels=spec.levels[level:], physical_size=sizes)
+
+
+def pyramid_levels(
+    shape: Shape5,
+    tile: Shape5,
+    count: int | None,
+    factor: tuple[int, int, int] = (2, 2, 1),
+    smallest: int = 256,
+) -> tuple[Level, ...]:
+    """Return the full resolution and the levels below it, each smaller by `factor` in Y, X, Z.
+
+    Parameters
+    ----------
+    shape, tile : Shape5
+        Size of the image and of its tiles; tiles of a level are no larger than it needs.
+    count : int or None
+        Levels in all; None goes down until a plane is no larger than `smallest`.
+    factor : (int, int, int)
+        How much smaller each level is.
+    smallest : int
+        Where to stop, in pixels.
+
+    Examples
+    --------
+    >>> [v.shape[:2] for v in pyramid_levels((1025, 600, 1, 1, 1), (512, 512, 1, 1, 1), None)]
+    [(1025, 600), (513, 300), (257, 150), (129, 75)]
+    """
+    levels = [Level(shape, tile)]
+    while len(levels) < count if count is not None else max(levels[-1].shape[:2]) > smallest:
+        y, x, z, c, t = levels[-1].shape
+        fy, fx, fz = factor
+        smaller = (-(-y // fy), -(-x // fx), -(-z // fz), c, t)
+        if smaller == levels[-1].shape:
+            break
+        levels.append(Level(smaller, fit_tile(smaller, tile)))
+    return tuple(levels)
+
+
+def fit_tile(shape: Shape5, tile: Shape5, multiple: int = 16) -> Shape5:
+    """Return `tile`, but along Y and X no larger than a small image needs.
+
+    >>> fit_tile((100, 3000, 1, 1, 1), (1024, 1024, 1, 1, 1))
+    (112, 1024, 1, 1, 1)
+    """
+    y, x = (min(n, -(-s // multiple) * multiple) for s, n in zip(shape[:2], tile[:2], strict=True))
+    return (y, x, *tile[2:])

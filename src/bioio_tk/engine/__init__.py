@@ -1,0 +1,1 @@
+"""Tiles to arrays and arrays to tiles. The only code that starts threads."""

@@ -1,0 +1,223 @@
+"""The threads: run() shares work between the caller and helpers, ordered() works ahead."""
+
+from __future__ import annotations
+
+import math
+import os
+import threading
+from collections import deque
+from concurrent.futures import Future, ThreadPoolExecutor
+from itertools import chain, islice
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
+
+from bioio_tk.errors import SpecError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator
+
+T = TypeVar("T")
+R = TypeVar("R")
+
+_MOST_HELPERS = 64
+_executor: ThreadPoolExecutor | None = None
+_executor_lock = threading.Lock()
+
+
+def cpus_available() -> int:
+    """Return how many CPUs this process may use: affinity and the container's quota count."""
+    try:
+        count = len(os.sched_getaffinity(0))
+    except AttributeError:  # macOS, Windows
+        count = os.cpu_count() or 1
+    quota = _cgroup_cpus()
+    return max(1, min(count, math.ceil(quota)) if quota else count)
+
+
+def check_workers(max_workers: int | None) -> int:
+    """Return the number of workers to use; None means as many as there are CPUs to use."""
+    if max_workers is None:
+        return min(cpus_available(), _MOST_HELPERS)
+    if isinstance(max_workers, bool) or not isinstance(max_workers, int) or max_workers < 1:
+        raise SpecError(
+            f"max_workers={max_workers!r}: give a whole number of 1 or more, or None for one "
+            "worker per CPU"
+        )
+    return min(max_workers, _MOST_HELPERS)
+
+
+def run(func: Callable[[T], object], items: Iterable[T], workers: int, batch: int = 1) -> None:
+    """Call ``func(item)`` for every item, on the calling thread and up to ``workers - 1`` more.
+
+    The caller works too, so a call from inside a worker, or while every thread is busy, goes on
+    without waiting for one. No more than `workers` items are in work at a time. Items are taken
+    `batch` at a time, for work that is small against the price of handing it out.
+
+    The first exception stops the rest and is raised here, after the items in work have ended.
+    """
+    if workers <= 1:
+        for item in items:
+            func(item)
+        return
+    source = iter(items)
+    ahead = list(islice(source, (workers - 1) * batch + 1))
+    helpers = min(workers, math.ceil(len(ahead) / batch)) - 1
+    if helpers < 1:
+        for item in ahead:
+            func(item)
+        return
+    job = _Job(func, chain(ahead, source), batch)
+    futures = [future for _ in range(helpers) if (future := _submit(job.work)) is not None]
+    try:
+        job.work()
+    except BaseException:  # Ctrl-C in the caller: helpers must not go on behind its back
+        job.stop = True
+        raise
+    finally:
+        for future in futures:
+            if not future.cancel():
+                future.exception()
+    if job.error is not None:
+        raise job.error
+
+
+def ordered(func: Callable[[T], R], items: Iterable[T], ahead: int) -> Iterator[R]:
+    """Yield ``func(item)`` in order while up to `ahead` further results are being made.
+
+    Leaving the loop early cancels what has not started.
+    """
+    flight: deque[Future[R] | None] = deque()
+    waiting: deque[T] = deque()
+    source = iter(items)
+    try:
+        while True:
+            for item in islice(source, max(1, ahead + 1 - len(flight))):
+                waiting.append(item)
+                flight.append(_submit(func, item) if ahead > 0 else None)
+            if not flight:
+                return
+            future, item = flight.popleft(), waiting.popleft()
+            # a result nobody has begun is made here: waiting could be waiting for oneself
+            yield func(item) if future is None or future.cancel() else future.result()
+    finally:
+        for future in flight:
+            if future is not None and not future.cancel():
+                future.exception()
+
+
+class Turns:
+    """One lock per key, made when it is first wanted and forgotten when nobody wants it."""
+
+    def __init__(self) -> None:
+        self._mutex = threading.Lock()
+        self._locks: dict[Any, list[Any]] = {}
+
+    def __call__(self, key: Any) -> _Turn:
+        """Return a context manager that holds the lock of `key`."""
+        return _Turn(self, key)
+
+    def _enter(self, key: Any) -> None:
+        with self._mutex:
+            entry = self._locks.get(key)
+            if entry is None:
+                entry = self._locks[key] = [threading.Lock(), 0]
+            entry[1] += 1
+        entry[0].acquire()
+
+    def _leave(self, key: Any) -> None:
+        with self._mutex:
+            entry = self._locks[key]
+            entry[0].release()
+            entry[1] -= 1
+            if not entry[1]:
+                del self._locks[key]
+
+
+class _Turn:
+    __slots__ = ("_key", "_turns")
+
+    def __init__(self, turns: Turns, key: Any) -> None:
+        self._turns, self._key = turns, key
+
+    def __enter__(self) -> None:
+        self._turns._enter(self._key)
+
+    def __exit__(self, *_: object) -> None:
+        self._turns._leave(self._key)
+
+
+class _Job(Generic[T]):
+    """Items that several threads take from; the first failure ends it for all."""
+
+    def __init__(self, func: Callable[[T], object], items: Iterator[T], batch: int) -> None:
+        self._func = func
+        self._items = items
+        self._batch = batch
+        self._lock = threading.Lock()
+        self.error: BaseException | None = None
+        self.stop = False
+
+    def work(self) -> None:
+        while batch := self._take():
+            for item in batch:
+                if self.stop:
+                    return
+                try:
+                    self._func(item)
+                except Exception as exc:  # whatever it is, the caller gets it
+                    self._fail(exc)
+                    return
+
+    def _take(self) -> list[T]:
+        with self._lock:
+            if self.stop:
+                return []
+            try:
+                return list(islice(self._items, self._batch))
+            except Exception as exc:
+                self.stop = True
+                self.error = self.error or exc
+                return []
+
+    def _fail(self, exc: BaseException) -> None:
+        with self._lock:
+            self.stop = True
+            self.error = self.error or exc
+
+
+def _submit(func: Callable[..., R], *args: Any) -> Future[R] | None:
+    """Hand work to a helper thread; None where no thread can be had (the interpreter is ending)."""
+    global _executor
+    try:
+        with _executor_lock:
+            if _executor is None:
+                _executor = ThreadPoolExecutor(_MOST_HELPERS, thread_name_prefix="bioio_tk")
+            return _executor.submit(func, *args)
+    except RuntimeError:
+        return None
+
+
+def _after_fork() -> None:
+    # a child has none of its parent's threads, and may have its locks in any state
+    global _executor, _executor_lock
+    _executor = None
+    _executor_lock = threading.Lock()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)
+
+
+def _cgroup_cpus() -> float | None:
+    try:
+        quota, period = Path("/sys/fs/cgroup/cpu.max").read_text().split()
+        return None if quota == "max" else int(quota) / int(period)
+    except (OSError, ValueError):
+        pass
+    try:
+        folder = Path("/sys/fs/cgroup/cpu")
+        quota_us = int((folder / "cpu.cfs_quota_us").read_text())
+        period_us = int((folder / "cpu.cfs_period_us").read_text())
+    except (OSError, ValueError):
+        return None
+    return quota_us / period_us if quota_us > 0 and period_us > 0 else None

@@ -1,0 +1,97 @@
+"""Fill an array from the tiles of a Source."""
+
+from __future__ import annotations
+
+import threading
+from collections import OrderedDict
+from typing import TYPE_CHECKING, Any
+
+from bioio_tk.core.spec import Address
+from bioio_tk.core.tiling import TileCopy, copy_pixels, plan
+from bioio_tk.engine import arrays
+from bioio_tk.engine.pool import run
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from bioio_tk.backends.base import Source
+    from bioio_tk.core.index import Selection
+
+_SMALL = 1 << 17
+"""Bytes below which a tile is not worth handing to another thread."""
+
+
+class TileCache:
+    """The decoded tiles used last, for requests that want only a part of each.
+
+    Parameters
+    ----------
+    tiles : int
+        Most tiles to keep.
+    size : int
+        Most bytes to keep.
+    """
+
+    def __init__(self, tiles: int, size: int = 64 << 20) -> None:
+        self._most_tiles = tiles
+        self._most_bytes = size
+        self._lock = threading.Lock()
+        self._tiles: OrderedDict[Address, NDArray[Any]] = OrderedDict()
+        self._bytes = 0
+
+    def get(self, at: Address) -> NDArray[Any] | None:
+        """Return the tile, or None."""
+        with self._lock:
+            tile = self._tiles.get(at)
+            if tile is not None:
+                self._tiles.move_to_end(at)
+            return tile
+
+    def put(self, at: Address, tile: NDArray[Any]) -> None:
+        """Keep the tile; forget the ones not used for longest."""
+        with self._lock:
+            if at in self._tiles or tile.nbytes > self._most_bytes:
+                return
+            self._tiles[at] = tile
+            self._bytes += tile.nbytes
+            while len(self._tiles) > self._most_tiles or self._bytes > self._most_bytes:
+                _, old = self._tiles.popitem(last=False)
+                self._bytes -= old.nbytes
+
+
+def read(
+    source: Source,
+    image: int,
+    level: int,
+    selection: Selection,
+    *,
+    workers: int,
+    cache: TileCache | None = None,
+) -> NDArray[Any]:
+    """Return the selected pixels, shaped (y, x, z, c, t)."""
+    spec = source.images[image]
+    grid = spec.levels[level].grid
+    out = arrays.empty(selection.shape, spec.dtype)
+    if not selection.size:
+        return out
+    read_part = getattr(source, "read_part", None)
+    keep = cache if source.caps.costly_tiles else None
+
+    def copy(step: TileCopy) -> None:
+        at = Address(image, level, step.key)
+        if step.plain and read_part is not None and (step.whole or keep is None):
+            if read_part(at, step.src, out[step.dst]):
+                return
+        tile = None if keep is None else keep.get(at)
+        if tile is None:
+            tile = source.read_tile(at)
+            if keep is not None and not step.whole:
+                keep.put(at, tile)
+        copy_pixels(out, step.dst, tile, step.src, plain=step.plain)
+
+    y, x, z, c, t = grid.tile
+    tile_bytes = y * x * z * c * t * spec.dtype.itemsize
+    if not source.caps.parallel_read or out.nbytes <= _SMALL:
+        workers = 1
+    run(copy, plan(grid, selection.spans), workers, batch=max(1, _SMALL // max(1, tile_bytes)))
+    return selection.flip(out)

@@ -1,0 +1,167 @@
+"""TileWriter: sends pixels to the tiles of a Sink and fills the pyramid while they pass."""
+
+from __future__ import annotations
+
+import threading
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from bioio_tk.core.downsample import shrink
+from bioio_tk.core.spec import Address
+from bioio_tk.core.tiling import TileCopy, copy_pixels, open_mesh, plan
+from bioio_tk.engine.pool import Turns, run
+from bioio_tk.errors import SpecError
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from bioio_tk.backends.base import Sink
+    from bioio_tk.core.tiling import Span
+    from bioio_tk.engine.scratch import Room, Scratch
+
+
+@dataclass(slots=True)
+class _Partial:
+    """A tile that waits until each of its pixels has been given (again), or for flush()."""
+
+    room: Room
+    missing: NDArray[np.bool_]
+    count: int  # of missing pixels
+
+    def give(self, where: tuple[Any, ...]) -> bool:
+        """Mark pixels as given; return True when these were the last ones."""
+        self.count -= int(np.count_nonzero(self.missing[where]))
+        self.missing[where] = False
+        return self.count == 0
+
+
+class TileWriter:
+    """Writes to one image of a Sink, from any number of threads.
+
+    Whole tiles are stored at once. A tile given in parts waits in `scratch` until it is full or
+    until :meth:`flush`. What is stored is shrunk into the level below, which is written the same
+    way, so the whole pyramid grows in one pass and a change of a pixel reaches all its levels.
+
+    Parameters
+    ----------
+    sink : Sink
+        Where the tiles go.
+    image : int
+        Number of the image in the sink.
+    workers : int
+        Threads to encode with.
+    scratch : Scratch
+        Room for tiles that wait.
+    factor : (int, int, int)
+        How much smaller each level is than the one above, along Y, X, Z.
+    method : str
+        How pixels are joined, see `core.downsample`.
+    """
+
+    def __init__(
+        self,
+        sink: Sink,
+        image: int = 0,
+        *,
+        workers: int,
+        scratch: Scratch,
+        factor: tuple[int, int, int] = (2, 2, 1),
+        method: str = "mean",
+    ) -> None:
+        self._sink = sink
+        self._image = image
+        self._workers = workers
+        self._scratch = scratch
+        self._factor = factor
+        self._method = method
+        self._levels = sink.images[image].levels
+        self._dtype = sink.images[image].dtype
+        self._turns = Turns()
+        self._store_lock = threading.Lock()
+        self._partial: dict[Address, _Partial] = {}
+        if len(self._levels) > 1:
+            for n, f in zip(self._levels[0].tile, factor, strict=False):
+                if n % f:
+                    raise SpecError(f"a tile of {n} pixels cannot be shrunk by {f}")
+
+    def write(self, spans: tuple[Span, Span, Span, Span, Span], data: NDArray[Any]) -> None:
+        """Write `data` (y, x, z, c, t) to the positions `spans` of the full resolution."""
+        grid = self._levels[0].grid
+        run(lambda step: self._put(0, step, data), plan(grid, spans), self._workers)
+
+    def flush(self) -> None:
+        """Store every tile that still waits, level by level; pixels never given are 0."""
+        for level in range(len(self._levels)):
+            waiting = sorted(
+                (at for at in list(self._partial) if at.level == level),
+                key=lambda at: at.key[::-1],
+            )
+            run(self._flush_one, waiting, self._workers)
+
+    def _flush_one(self, at: Address) -> None:
+        with self._turns(at):
+            partial = self._partial.pop(at, None)
+            if partial is not None:
+                self._store(at, partial.room.array)
+                self._scratch.free(partial.room)
+
+    def _put(self, level: int, step: TileCopy, data: NDArray[Any]) -> None:
+        at = Address(self._image, level, step.key)
+        with self._turns(at):
+            if step.whole:
+                partial = self._partial.pop(at, None)
+                if partial is not None:
+                    self._scratch.free(partial.room)
+                self._store(at, data[step.dst])
+                return
+            partial = self._partial.get(at) or self._begin(at)
+            copy_pixels(partial.room.array, step.src, data, step.dst, plain=step.plain)
+            if partial.give(_where(step, partial)):
+                self._partial.pop(at)
+                self._store(at, partial.room.array)
+                self._scratch.free(partial.room)
+            else:
+                partial.room.rest()
+
+    def _begin(self, at: Address) -> _Partial:
+        shape = self._levels[at.level].grid.tile_shape(at.key)
+        room = self._scratch.room(shape, self._dtype)
+        stored = self._sink.load_tile(at)
+        if stored is not None:
+            room.array[...] = stored
+        partial = _Partial(room, np.ones(shape, bool), int(np.prod(shape)))
+        self._partial[at] = partial
+        return partial
+
+    def _store(self, at: Address, tile: NDArray[Any]) -> None:
+        # the turn of `at` is held, so what goes up the pyramid is what was stored last; turns are
+        # only ever taken from a level to the next smaller one, so they cannot block each other
+        encoded = self._sink.encode_tile(at, tile)
+        if self._sink.caps.parallel_store:
+            self._sink.store_tile(at, encoded)
+        else:
+            with self._store_lock:
+                self._sink.store_tile(at, encoded)
+        del encoded
+        if at.level + 1 < len(self._levels):
+            self._shrink(at, tile)
+
+    def _shrink(self, at: Address, tile: NDArray[Any]) -> None:
+        grid = self._levels[at.level].grid
+        start = grid.region(at.key).start
+        small = shrink(tile, self._factor, self._method)
+        factor = (*self._factor, 1, 1)
+        spans = tuple(
+            range(a // f, a // f + n) for a, f, n in zip(start, factor, small.shape, strict=True)
+        )
+        below = self._levels[at.level + 1].grid
+        for step in plan(below, spans):  # type: ignore[arg-type]
+            self._put(at.level + 1, step, small)
+
+
+def _where(step: TileCopy, partial: _Partial) -> tuple[Any, ...]:
+    if step.plain:
+        return step.src
+    return open_mesh(step.src, partial.room.array.shape)

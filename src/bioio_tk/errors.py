@@ -1,0 +1,78 @@
+"""Every exception bioio_tk raises on purpose.
+
+* BioIOError
+  x FormatError(ValueError)              the file is not what it claims to be
+    - UnknownFormatError                 no backend recognises the content
+    - DamagedFileError                   recognised, but a part is missing or corrupt
+  x BackendError(RuntimeError)           a backend cannot do its job here
+    - BackendMissingError(ImportError)   its package is not installed
+    - UnsupportedError(NotImplementedError)  this backend cannot read or store what was asked
+  x RegionError(IndexError)              an index or region does not fit the image
+  x SpecError(ValueError)                an argument or a combination of them makes no sense
+    - PixelTypeError(TypeError)          pixels of the wrong type were given
+  x ReadOnlyError(AttributeError)        a property that can no longer be set
+  x ClosedError(ValueError)              used after close()
+  x TargetExistsError(FileExistsError)   the file to write is already there
+  x TargetBusyError(OSError)             another writer is at work on the same file
+
+A file that does not exist raises Python's own ``FileNotFoundError``, a folder in its place
+``IsADirectoryError``, a full disk or a read-only folder the ``OSError`` of the system.
+"""
+
+from __future__ import annotations
+
+
+class BioIOError(Exception):
+    """Base of every exception that bioio_tk raises on purpose."""
+
+
+class FormatError(BioIOError, ValueError):
+    """The file is not what it claims to be."""
+
+
+class UnknownFormatError(FormatError):
+    """No backend recognises the content of the file."""
+
+
+class DamagedFileError(FormatError):
+    """The file was recognised but a part of it is missing or corrupt."""
+
+
+class BackendError(BioIOError, RuntimeError):
+    """A backend cannot do its job here."""
+
+
+class BackendMissingError(BackendError, ImportError):
+    """The package behind a backend is not installed."""
+
+
+class UnsupportedError(BackendError, NotImplementedError):
+    """The backend cannot read or store what was asked."""
+
+
+class RegionError(BioIOError, IndexError):
+    """An index or a region does not fit the image."""
+
+
+class SpecError(BioIOError, ValueError):
+    """An argument, or a combination of arguments, makes no sense."""
+
+
+class PixelTypeError(SpecError, TypeError):
+    """Pixels of another type than the image's were given."""
+
+
+class ReadOnlyError(BioIOError, AttributeError):
+    """The property can no longer be set."""
+
+
+class ClosedError(BioIOError, ValueError):
+    """The reader or writer was used after ``close()``."""
+
+
+class TargetExistsError(BioIOError, FileExistsError):
+    """The file to write is already there."""
+
+
+class TargetBusyError(BioIOError, OSError):
+    """Another writer is at work on the same file."""

@@ -1,0 +1,417 @@
+"""BioReader: an image file as a numpy-like 5-D array in YXZCT order."""
+
+from __future__ import annotations
+
+import os
+import threading
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from bioio_tk.backends import registry
+from bioio_tk.base import BioBase
+from bioio_tk.core.index import Selection, select, trim
+from bioio_tk.core.region import AXES
+from bioio_tk.core.spec import at_level
+from bioio_tk.engine import read as engine
+from bioio_tk.engine import tiles as windows
+from bioio_tk.engine.pool import check_workers, ordered
+from bioio_tk.errors import ClosedError, ReadOnlyError, RegionError, SpecError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from numpy.typing import NDArray
+    from ome_types import OME
+
+    from bioio_tk.backends.base import Source
+    from bioio_tk.core.region import Shape5
+    from bioio_tk.core.spec import ImageSpec
+    from bioio_tk.engine.tiles import Tile
+    from bioio_tk.lazy import LazyArray
+
+
+class BioReader(BioBase):
+    """Open an image file for reading.
+
+    Parameters
+    ----------
+    file_path : str or Path
+        The file; ``~`` is expanded.
+    max_workers : int, optional
+        Threads to decode with; by default one per CPU this process may use.
+    backend : str, optional
+        ``"python"`` forces TIFF; by default the content of the file decides.
+    series : int, optional
+        Which image of the file (counted from 0, negative from the end).
+    level : int, optional
+        Which resolution (0 is the full one, negative from the end).
+
+    Raises
+    ------
+    FileNotFoundError, IsADirectoryError
+        There is no such file, or it is a folder.
+    UnknownFormatError, DamagedFileError
+        No backend knows the format, or the file is broken.
+    SpecError
+        There is no such series, level or backend.
+
+    Notes
+    -----
+    A reader may be shared by threads, pickled, and used after a fork.
+
+    Examples
+    --------
+    >>> from bioio_tk import BioReader
+    >>> with BioReader("cells.ome.tif") as br:          # doctest: +SKIP
+    ...     corner = br[:256, :256, 0, 0, 0]
+    """
+
+    def __init__(
+        self,
+        file_path: str | os.PathLike[str],
+        max_workers: int | None = None,
+        backend: str | None = None,
+        *,
+        series: int = 0,
+        level: int = 0,
+    ) -> None:
+        self._path = check_path(file_path)
+        self._workers = check_workers(max_workers)
+        self._backend = registry.for_reading(self._path, backend)
+        self._closed = False
+        self._xml: str | None = None
+        self._open()
+        self._series = _pick("series", series, [s.name for s in self._live.images])
+        levels = self._live.images[self._series].levels
+        self._level = _pick("level", level, [f"{v.shape[1]} x {v.shape[0]}" for v in levels])
+        self._view = at_level(self._live.images[self._series], self._level)
+
+    def _open(self) -> None:
+        self._lock = threading.Lock()
+        self._cache = engine.TileCache(2 * self._workers)
+        self._live: Source = registry.load_source(self._backend)(self._path)
+        self._pid = os.getpid()
+
+    @property
+    def _source(self) -> Source:
+        if self._closed:
+            raise ClosedError(f"the reader of {self._path.name!r} is closed")
+        if self._pid != os.getpid():
+            self._open()  # a forked child: locks and file positions of the parent are not for us
+        return self._live
+
+    # ------------------------------------------------------------------ pixels
+
+    def __getitem__(self, key: Any) -> NDArray[Any]:
+        """Return pixels, numpy style: ``br[0:100, ::2, 3, [0, 2], -1]``.
+
+        Parameters
+        ----------
+        key
+            For Y, X, Z, C, T in turn: ints, slices with any step, lists or arrays of positions,
+            boolean masks, and one ``...``. What is left out is taken whole.
+
+        Returns
+        -------
+        numpy.ndarray
+            Axes Y, X, Z, C, T. An int keeps its axis at length 1; then trailing axes of length 1
+            are dropped, never below two axes.
+
+        Raises
+        ------
+        RegionError
+            An index is outside the image.
+        """
+        return self._read(select(key, self.shape))
+
+    def read(
+        self, X: Any = None, Y: Any = None, Z: Any = None, C: Any = None, T: Any = None
+    ) -> NDArray[Any]:
+        """Return pixels by axis; an axis left out is read whole.
+
+        Parameters
+        ----------
+        X, Y, Z, C, T
+            ``[start, stop]`` or ``(start, stop)`` for X, Y and Z; a sequence of positions for C
+            and T; for every axis also an int, a slice, or an array of positions.
+
+        Returns
+        -------
+        numpy.ndarray
+            As `__getitem__`.
+        """
+        y, x, z, _, _ = self.shape
+        key = (
+            _span("Y", Y, y),
+            _span("X", X, x),
+            _span("Z", Z, z),
+            slice(None) if C is None else C,
+            slice(None) if T is None else T,
+        )
+        return self._read(select(key, self.shape))
+
+    def _read(self, selection: Selection) -> NDArray[Any]:
+        pixels = self._read5(selection)
+        kept = len(trim(pixels.shape))
+        return pixels if kept == 5 else pixels[(slice(None),) * kept + (0,) * (5 - kept)]
+
+    def _read5(self, selection: Selection) -> NDArray[Any]:
+        return engine.read(
+            self._source,
+            self._series,
+            self._level,
+            selection,
+            workers=self._workers,
+            cache=self._cache,
+        )
+
+    @property
+    def array(self) -> LazyArray:
+        """The image as a lazy array with numpy's own rule: ints drop their axis."""
+        from bioio_tk.lazy import LazyArray
+
+        return LazyArray(self)
+
+    def tiles(
+        self, size: Any = 1024, *, overlap: int | tuple[int, int] = 0, order: str = "TCZYX"
+    ) -> Iterator[Tile]:
+        """Walk through the image in windows; the next ones are read in the background.
+
+        Parameters
+        ----------
+        size : int or sequence of int
+            Window along Y and X, or along Y, X, Z, C, T (1 for those left out).
+        overlap : int or (int, int)
+            Pixels that `data` shows around the window, in Y and X, where the image goes on.
+        order : str
+            The axes, slowest first.
+
+        Yields
+        ------
+        Tile
+            With `slices`, `data` and `crop`.
+
+        Examples
+        --------
+        >>> for tile in br.tiles(1024, overlap=16):               # doctest: +SKIP
+        ...     bw[tile.slices] = tile.crop(smooth(tile.data))
+        """
+        window = windows.check_size(size)
+        halo = (overlap, overlap) if isinstance(overlap, int) else tuple(overlap)
+        if len(halo) != 2 or any(not isinstance(n, int) or n < 0 for n in halo):
+            raise SpecError(f"overlap {overlap!r}: give pixels, 0 or more, or a pair for Y and X")
+        shape = self.shape
+        boxes = windows.windows(shape, window, order)
+
+        def load(box: Any) -> Tile:
+            outer, inner = windows.widen(box, halo, shape)  # type: ignore[arg-type]
+            data = self[outer]
+            return windows.Tile(box, data, inner[: data.ndim])
+
+        return ordered(load, boxes, ahead=self._workers)
+
+    def __call__(
+        self,
+        tile_size: Any,
+        tile_stride: Any = None,
+        batch_size: int | None = None,
+        channels: Any = (0,),
+    ) -> Iterator[tuple[NDArray[Any], tuple[list[list[int]], ...]]]:
+        """Walk through the first plane in batches of equal tiles, padded at the borders.
+
+        Parameters
+        ----------
+        tile_size : sequence of two int
+            Height and width of the tiles in pixels.
+        tile_stride : sequence of two int, optional
+            Rows and columns from a tile to the next; by default the tile size. Where it shares
+            no number with `tile_size`, tiles start half the difference before the image and the
+            border is mirrored; otherwise they start at 0 and the border is 0.
+        batch_size : int, optional
+            Tiles at a time, by default the smaller of 32 and `maximum_batch_size`.
+        channels : sequence of int
+            Channels to return; the first one by default.
+
+        Yields
+        ------
+        images : numpy.ndarray
+            Shape (tiles, height, width, channels).
+        index : tuple of 5 list
+            For X, Y, Z, C, T one entry a tile; X, Y and Z are ``[min, max]``.
+        """
+        from bioio_tk.batches import batches
+
+        return batches(self, tile_size, tile_stride, batch_size, channels)
+
+    def __iter__(self) -> Iterator[Any]:
+        raise SpecError(
+            "a reader cannot be iterated directly: use `for tile in br.tiles(1024)` or "
+            "`for images, index in br(tile_size=[256, 256])`"
+        )
+
+    def maximum_batch_size(self, tile_size: Any, tile_stride: Any = None) -> int:
+        """Return the most tiles that `__call__` gives at a time."""
+        from bioio_tk.batches import maximum_batch_size
+
+        return maximum_batch_size(self.Y, tile_size, tile_stride)
+
+    # ------------------------------------------------------------------ the file
+
+    @property
+    def n_series(self) -> int:
+        """Number of images in the file."""
+        return len(self._live.images)
+
+    @property
+    def series(self) -> int:
+        """Number of the image that is open, from 0."""
+        return self._series
+
+    @property
+    def series_names(self) -> list[str]:
+        """Name of each image in the file, "" for one without."""
+        return [image.name for image in self._live.images]
+
+    @property
+    def levels(self) -> int:
+        """Number of resolutions of the image."""
+        return len(self._live.images[self._series].levels)
+
+    @property
+    def level(self) -> int:
+        """Number of the resolution that is open; 0 is the full one."""
+        return self._level
+
+    @property
+    def level_shapes(self) -> list[Shape5]:
+        """Size of each resolution along Y, X, Z, C, T."""
+        return [v.shape for v in self._live.images[self._series].levels]
+
+    @property
+    def tile_shape(self) -> Shape5:
+        """Size of the tiles the file is read in, along Y, X, Z, C, T."""
+        return self._live.images[self._series].levels[self._level].tile
+
+    @property
+    def details(self) -> dict[str, Any]:
+        """How the open resolution is stored: tiling, compression and more."""
+        return self._source.details(self._series, self._level)
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What was wrong in the file and how it was understood all the same."""
+        return self._live.notes
+
+    @property
+    def ome_xml(self) -> str | None:
+        """The OME-XML document as it stands in the file, None where there is none."""
+        if self._xml is None:
+            self._xml = self._source.ome_xml()
+        return self._xml
+
+    @property
+    def max_workers(self) -> int:
+        """Threads that decode."""
+        return self._workers
+
+    @classmethod
+    def image_size(cls, path: str | os.PathLike[str]) -> tuple[int, int]:
+        """Return (width, height) of the first image of a file, without reading pixels."""
+        with cls(path, max_workers=1) as reader:
+            return reader.X, reader.Y
+
+    def close(self) -> None:
+        """Release the file. Safe to call twice."""
+        self._closed = True
+        live = getattr(self, "_live", None)
+        if live is not None:
+            live.close()
+
+    def __enter__(self) -> BioReader:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {
+            "path": self._path,
+            "workers": self._workers,
+            "backend": self._backend.name,
+            "series": self._series,
+            "level": self._level,
+            "closed": self._closed,
+        }
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__init__(  # type: ignore[misc]
+            state["path"],
+            state["workers"],
+            state["backend"],
+            series=state["series"],
+            level=state["level"],
+        )
+        if state["closed"]:
+            self.close()
+
+    def __repr__(self) -> str:
+        axes = ", ".join(f"{axis}={n}" for axis, n in zip(AXES, self.shape, strict=True))
+        more = [f"series {self._series} of {self.n_series}"] if self.n_series > 1 else []
+        more += [f"level {self._level} of {self.levels}"] if self.levels > 1 else []
+        more += ["closed"] if self._closed else []
+        return f"<BioReader {self._path.name!r} {axes} {self.dtype.name}{_join(more)}>"
+
+    # ------------------------------------------------------------------ BioBase
+
+    def _spec(self) -> ImageSpec:
+        return self._view
+
+    def _get_shape(self) -> Shape5:
+        return self._view.levels[0].shape
+
+    def _get_metadata(self) -> OME:
+        from bioio_tk.meta import ome
+
+        xml = self.ome_xml
+        return ome.default_ome(self._live.images) if xml is None else ome.to_ome(xml)
+
+    def _set(self, name: str, value: Any) -> None:  # noqa: ARG002
+        raise ReadOnlyError(f"{name} of a BioReader cannot be set: it is what the file says")
+
+
+def check_path(file_path: Any) -> Path:
+    """Return the path, ``~`` expanded; SpecError for what is no path."""
+    if isinstance(file_path, (str, os.PathLike)) and str(file_path):
+        return Path(file_path).expanduser()
+    raise SpecError(f"{file_path!r:.80} is no path: give a str or a pathlib.Path")
+
+
+def _pick(what: str, number: Any, names: list[str]) -> int:
+    count = len(names)
+    if isinstance(number, bool) or not hasattr(number, "__index__"):
+        raise SpecError(f"{what}={number!r}: give a whole number from 0 to {count - 1}")
+    index = number.__index__()
+    if not -count <= index < count:
+        known = ", ".join(f"{i}: {name or 'unnamed'}" for i, name in enumerate(names[:20]))
+        raise SpecError(f"{what}={index} does not exist; there are {count} ({known})")
+    return int(index % count)
+
+
+def _span(axis: str, value: Any, size: int) -> Any:
+    """Return the index for X, Y or Z, where a pair means [start, stop]."""
+    if value is None:
+        return slice(None)
+    if not isinstance(value, (list, tuple)):
+        return value
+    if len(value) == 1:
+        return value[0]
+    if len(value) != 2:
+        raise RegionError(f"{axis}={value!r}: give [start, stop], an int or a slice")
+    start, stop = value
+    if not 0 <= start <= stop <= size:
+        raise RegionError(f"{axis}=[{start}, {stop}] does not fit: the image has {axis}={size}")
+    return slice(start, stop)
+
+
+def _join(parts: list[str]) -> str:
+    return f" ({', '.join(parts)})" if parts else ""

@@ -1,0 +1,491 @@
+"""BioWriter: a new image file that takes 5-D numpy-like assignment in YXZCT order."""
+
+from __future__ import annotations
+
+import threading
+import warnings
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from bioio_tk.backends import registry
+from bioio_tk.backends.base import StoreOptions
+from bioio_tk.base import BioBase
+from bioio_tk.core.downsample import METHODS
+from bioio_tk.core.dtype import as_pixels
+from bioio_tk.core.index import Selection, select, trim
+from bioio_tk.core.region import AXES
+from bioio_tk.draft import ALIASES, PROPERTIES, Draft
+from bioio_tk.engine.pool import check_workers
+from bioio_tk.engine.scratch import Scratch
+from bioio_tk.engine.write import TileWriter
+from bioio_tk.errors import BioIOError, ClosedError, ReadOnlyError, RegionError, SpecError
+from bioio_tk.reader import check_path
+from bioio_tk.target import Target
+
+if TYPE_CHECKING:
+    import os
+    from collections.abc import Iterator
+
+    from numpy.typing import NDArray
+    from ome_types import OME
+
+    from bioio_tk.backends.base import Sink
+    from bioio_tk.core.region import Shape5
+    from bioio_tk.core.spec import ImageSpec
+
+
+class BioWriter(BioBase):
+    """Create an image file and write pixels into it: any region, any order, any thread.
+
+    The file grows beside its place (``NAME.partial``) and moves there in `close()`. If the body
+    of a ``with`` block raises, what was at its place before stays as it was.
+
+    Parameters
+    ----------
+    file_path : str or Path
+        The file to make; its ending says the format.
+    max_workers : int, optional
+        Threads to encode with; by default one per CPU this process may use.
+    backend : str, optional
+        ``"python"`` forces OME-TIFF; by default the ending of the name decides.
+    metadata : ome_types.OME or str, optional
+        Metadata to carry over, also shape, pixel type, channels and sizes of its first image.
+    image : numpy.ndarray, optional
+        Array (Y, X[, Z[, C[, T]]]) to take shape and pixel type from. If nothing is written
+        before `close()`, it is written.
+    like : BioReader, optional
+        An image to take everything from but the pixels.
+    compression : str, optional
+        Name of the codec: for OME-TIFF ``"deflate"`` (default), ``"zstd"``, ``"lzw"``, ``"lzma"``,
+        ``"packbits"``, ``"jpeg"``, ``"jpeg2000"``, ``"jpegxl"``, ``"lerc"``, ``"none"``.
+    compression_level : int, optional
+        Level or quality, in the codec's own scale.
+    predictor : bool, optional
+        Store differences of neighbouring pixels, where the codec allows it.
+    tile_size : int or (int, int)
+        Height and width of the tiles, multiples of 16.
+    pyramid : bool or int
+        True adds smaller resolutions until a plane fits into 256 pixels; a number is that of all
+        resolutions, the full one included.
+    downsample : str
+        How pixels are joined: ``"mean"``, ``"nearest"``, ``"mode"`` (labels), ``"median"``, ``"max"``.
+    cast : str, optional
+        Convert pixels of another type: ``"exact"`` (raise where a value does not fit), ``"clip"``,
+        ``"scale"`` or ``"wrap"``. By default another type is an error.
+    overwrite : bool
+        Replace the file that is there, once the new one is complete.
+    **properties
+        Any property of the image: ``X Y Z C T`` (or ``shape``), ``dtype``, ``channel_names``,
+        ``channel_colors``, ``physical_size_x`` … as ``(value, unit)``, ``time_increment``,
+        ``samples_per_pixel``, ``name``; ``bigtiff=True`` or ``False`` for OME-TIFF.
+
+    Raises
+    ------
+    TypeError
+        A keyword is unknown.
+    SpecError, UnsupportedError
+        An argument makes no sense, or the format cannot store it; nothing is left on disk.
+    TargetExistsError, TargetBusyError
+        The file exists and `overwrite` is not set, or another writer is at work on it.
+
+    Examples
+    --------
+    >>> with BioWriter("out.ome.tif", shape=(512, 512), dtype="uint16") as bw:  # doctest: +SKIP
+    ...     bw[:256, :256, 0, 0, 0] = corner
+    """
+
+    def __init__(
+        self,
+        file_path: str | os.PathLike[str],
+        max_workers: int | None = None,
+        backend: str | None = None,
+        metadata: Any = None,
+        image: NDArray[Any] | None = None,
+        *,
+        like: BioBase | None = None,
+        compression: str | None = None,
+        compression_level: int | None = None,
+        predictor: bool | None = None,
+        tile_size: int | tuple[int, int] = 1024,
+        pyramid: bool | int = False,
+        downsample: str = "mean",
+        cast: str | None = None,
+        overwrite: bool = False,
+        bigtiff: bool | None = None,
+        **properties: Any,
+    ) -> None:
+        self._state = "new"  # new -> open -> closed; "failed" once a tile was not stored
+        self._path = check_path(file_path)
+        self._workers = check_workers(max_workers)
+        self._row = registry.for_writing(self._path, backend)
+        self._tile = _tile_size(tile_size)
+        self._levels = _level_count(pyramid)
+        self._cast = cast
+        if downsample not in METHODS:
+            raise SpecError(f"downsample={downsample!r}: choose one of {', '.join(METHODS)}")
+        self._method = downsample
+        self._draft = Draft()
+        self._image = None
+        self._describe(metadata, image, like, properties)
+        extra = {} if bigtiff is None else {"bigtiff": bigtiff}
+        self._options = (compression, compression_level, predictor, extra)
+        self._sink_class: Any = registry.load_sink(self._row)
+        self._check()
+        self._target = Target(self._path, overwrite=overwrite)
+        self._final: ImageSpec | None = None
+        self._sink: Sink | None = None
+        self._gate = threading.Condition()
+        self._writing = 0
+
+    def _describe(
+        self, metadata: Any, image: Any, like: BioBase | None, properties: dict[str, Any]
+    ) -> None:
+        unknown = [k for k in properties if ALIASES.get(k, k) not in PROPERTIES]
+        if unknown:
+            known = ", ".join(PROPERTIES)
+            raise TypeError(
+                f"BioWriter got an unknown keyword {unknown[0]!r}; properties are {known}"
+            )
+        if like is not None:
+            if not isinstance(like, BioBase):
+                raise SpecError(f"like= takes a BioReader, not a {type(like).__name__}")
+            self._draft.set_like(like)
+        if metadata is not None:
+            self._draft.set_metadata(metadata)
+        if image is not None:
+            self._image = np.asarray(image)
+            self._draft.take_array(self._image)
+        for name, value in properties.items():
+            self._draft.set(name, value)
+        self._fit_channels(properties)
+
+    def _fit_channels(self, properties: dict[str, Any]) -> None:
+        # a copied header may name more or fewer channels than the new image has
+        count, draft = self._draft.shape[3], self._draft
+        given = {ALIASES.get(k, k) for k in properties}
+        for what in ("channel_names", "channel_colors"):
+            values = getattr(draft, what)
+            if values is not None and what not in given and len(values) * draft.samples != count:
+                kept = (values + [None] * count)[: count // draft.samples]
+                setattr(draft, what, kept if draft.samples == 1 else None)
+
+    # ------------------------------------------------------------------ pixels
+
+    def __setitem__(self, key: Any, value: Any) -> None:
+        """Write pixels, numpy style: ``bw[0:100, 0:100, 3, 0, 0] = plane``.
+
+        Parameters
+        ----------
+        key
+            As for reading: ints, slices with any step, lists, masks, ``...`` for Y, X, Z, C, T.
+        value : array or number
+            Shaped as the same key reads, or anything that broadcasts to it as in numpy.
+        """
+        self._infer(key, value)
+        self._write(select(key, self.shape), value)
+
+    def write(
+        self, image5d: Any, X: Any = None, Y: Any = None, Z: Any = None, C: Any = None, T: Any = None
+    ) -> None:
+        """Write an array at a place.
+
+        Parameters
+        ----------
+        image5d : numpy.ndarray
+            Axes Y, X, Z, C, T; missing trailing axes count as 1.
+        X, Y, Z : int or [int], optional
+            First pixel along the axis, 0 by default.
+        C, T : int or sequence of int, optional
+            First position, or the position of each of the array's; 0, 1, 2, … by default.
+        """
+        array = np.asarray(image5d)
+        if not 1 <= array.ndim <= 5:
+            raise SpecError(f"an image has the axes Y, X, Z, C, T; the array has {array.ndim}")
+        if not self._draft.sizes:
+            self._infer(..., array)
+        array = array.reshape(array.shape + (1,) * (5 - array.ndim))
+        key = tuple(
+            _place(axis, start, n, size)
+            for axis, start, n, size in zip(
+                AXES, (Y, X, Z, C, T), array.shape, self.shape, strict=True
+            )
+        )
+        self._write(select(key, self.shape), array)
+
+    def _infer(self, key: Any, value: Any) -> None:
+        """Take shape and pixel type from the first array, where nothing was said of them."""
+        if self._state != "new":
+            return
+        array = np.asarray(value)
+        if not self._draft.sizes and array.ndim:
+            everything = key is Ellipsis or (isinstance(key, slice) and key == slice(None))
+            if not everything:
+                raise SpecError(
+                    "the size of the image is not known: set X, Y, Z, C, T (or shape=) first, or "
+                    "write the whole image at once with bw[:] = array"
+                )
+            self._draft.set_shape(array.shape)
+        if self._draft.dtype is None and isinstance(value, (np.ndarray, np.generic)):
+            self._draft.set("dtype", array.dtype)
+
+    def _write(self, selection: Selection, value: Any) -> None:
+        pixels = as_pixels(value, self.dtype, self._cast)
+        data = selection.flip(_broadcast(pixels, selection))
+        with self._busy():
+            if selection.size:
+                try:
+                    self._tiles.write(selection.spans, data)
+                except BaseException:
+                    self._state = "failed"
+                    raise
+
+    # ------------------------------------------------------------------ the file
+
+    @contextmanager
+    def _busy(self) -> Iterator[None]:
+        """Open the file if need be; close() waits until this is left."""
+        with self._gate:
+            self._check_open()
+            if self._state == "new":
+                self._start()
+            self._writing += 1
+        try:
+            yield
+        finally:
+            with self._gate:
+                self._writing -= 1
+                self._gate.notify_all()
+
+    def _check_open(self) -> None:
+        if self._state == "closed":
+            raise ClosedError(f"the writer of {self._path.name!r} is closed")
+        if self._state == "failed":
+            raise ClosedError(
+                f"a write to {self._path.name!r} failed before, so the image cannot be completed"
+            )
+
+    def _check(self) -> None:
+        """Raise before anything exists where the image cannot be stored."""
+        self._sink_class.check((self._draft.spec(self._tile, self._levels),), self._store_options())
+
+    def _store_options(self) -> StoreOptions:
+        compression, level, predictor, extra = self._options
+        return StoreOptions(compression, level, predictor, self._draft.metadata, extra)
+
+    def _start(self) -> None:
+        spec = self._draft.spec(self._tile, self._levels)
+        options = self._store_options()
+        self._sink_class.check((spec,), options)
+        self._target.open()
+        try:
+            self._sink = self._sink_class(self._target.partial, (spec,), options)
+        except BaseException:
+            self._target.abort()
+            raise
+        self._final = spec
+        self._scratch = Scratch(self._target.partial.parent)
+        self._tiles = TileWriter(
+            self._sink, workers=self._workers, scratch=self._scratch, method=self._method
+        )
+        self._state = "open"
+
+    def close(self) -> None:
+        """Store what still waits, complete the file and move it into place.
+
+        Raises
+        ------
+        OSError
+            The disk is full, or what else the system says.
+        ClosedError
+            A write failed before; the tiles stored until then stay in ``NAME.partial``.
+        """
+        if self._state == "closed":
+            return
+        if self._state == "new" and not self._worth_writing():
+            self._state = "closed"
+            return
+        if self._state == "new":
+            self._finish_unwritten()
+        with self._gate:
+            self._gate.wait_for(lambda: not self._writing)
+            state, self._state = self._state, "closed"
+        if state == "closed":
+            return
+        try:
+            if state == "failed":
+                raise ClosedError(
+                    f"a write to {self._path.name!r} failed, so the image is not complete; the "
+                    f"tiles stored before are in {str(self._target.partial)!r}"
+                )
+            self._tiles.flush()
+            self._live_sink.close()
+            self._target.commit()
+        except BaseException:
+            self._let_go()
+            self._target.leave()
+            raise
+        finally:
+            self._scratch.close()
+
+    def abort(self) -> None:
+        """Give up: remove the unfinished file; what was at its place before stays as it was."""
+        with self._gate:
+            self._gate.wait_for(lambda: not self._writing)
+            state, self._state = self._state, "closed"
+        if state in ("open", "failed"):
+            self._let_go()
+            self._scratch.close()
+            self._target.abort()
+
+    def _worth_writing(self) -> bool:
+        return self._image is not None or {"X", "Y"} <= set(self._draft.sizes)
+
+    def _finish_unwritten(self) -> None:
+        if self._image is not None:
+            self[...] = self._image
+        else:
+            with self._busy():
+                pass  # an image without pixels written is all 0
+
+    @property
+    def _live_sink(self) -> Sink:
+        if self._sink is None:
+            raise ClosedError("no pixel was written")
+        return self._sink
+
+    def _let_go(self) -> None:
+        try:
+            self._live_sink.close()
+        except (OSError, BioIOError):
+            pass  # there is an error already, and it is the one to report
+
+    def __enter__(self) -> BioWriter:
+        return self
+
+    def __exit__(self, exc_type: object, *_: object) -> None:
+        if exc_type is None:
+            self.close()
+        else:
+            self.abort()
+
+    def __del__(self) -> None:
+        if getattr(self, "_state", "new") in ("open", "failed"):
+            self._state = "closed"
+            self._let_go()
+            self._target.leave()
+            warnings.warn(
+                f"the writer of {str(self._path)!r} was never closed: what was written lies in "
+                f"{str(self._target.partial)!r}; use `with BioWriter(...)` or close()",
+                ResourceWarning,
+                stacklevel=2,
+            )
+
+    def __getstate__(self) -> dict[str, Any]:
+        raise TypeError(
+            "a BioWriter cannot be pickled: one process writes a file; open it there, or send it "
+            "the pixels"
+        )
+
+    def __repr__(self) -> str:
+        axes = ", ".join(f"{axis}={n}" for axis, n in zip(AXES, self.shape, strict=True))
+        return f"<BioWriter {self._path.name!r} {axes} {self.dtype.name} ({self._state})>"
+
+    # ------------------------------------------------------------------ BioBase
+
+    @property
+    def read_only(self) -> bool:
+        """True once the first pixel is written."""
+        return self._state != "new"
+
+    @property
+    def max_workers(self) -> int:
+        """Threads that encode."""
+        return self._workers
+
+    def _spec(self) -> ImageSpec:
+        if self._final is not None:
+            return self._final
+        return self._draft.spec(self._tile, self._levels)
+
+    def _get_shape(self) -> Shape5:
+        return self._draft.shape if self._final is None else self._final.shape
+
+    def _get_metadata(self) -> OME:
+        from bioio_tk.meta import ome
+
+        return ome.to_ome(ome.document((self._spec(),), metadata=self._draft.metadata))
+
+    def _set(self, name: str, value: Any) -> None:
+        if self._state != "new":
+            raise ReadOnlyError(
+                f"{name} cannot be set any more: the first pixel of {self._path.name!r} is written"
+            )
+        self._draft.set(name, value)
+
+
+def _broadcast(pixels: NDArray[Any], selection: Selection) -> NDArray[Any]:
+    """Return `pixels` in the full 5-D shape of the selection.
+
+    An array shaped as reading gives it (an int keeps length 1, trailing ones dropped) fits as it
+    is; else numpy's rule (ints drop their axis, broadcasting from the last axis); else missing
+    axes are added at the end.
+    """
+    want = selection.shape
+    padded = pixels.shape + (1,) * (5 - pixels.ndim)
+    if pixels.ndim <= 5 and (pixels.shape == trim(want) or padded == want):
+        return pixels.reshape(want)
+    kept = [axis for axis in range(5) if axis not in selection.ints]
+    try:
+        whole = np.broadcast_to(pixels, [want[axis] for axis in kept])
+        return whole.reshape(want)
+    except ValueError:
+        pass
+    try:
+        return np.broadcast_to(pixels.reshape(padded), want)
+    except ValueError:
+        raise SpecError(
+            f"pixels of shape {pixels.shape} do not fit the region Y, X, Z, C, T = {want}"
+        ) from None
+
+
+def _place(axis: str, start: Any, count: int, size: int) -> Any:
+    """Return the index along one axis for `count` pixels that start at `start`."""
+    if start is None:
+        start = 0
+    if isinstance(start, (list, tuple, np.ndarray)):
+        if len(start) == 1:
+            start = start[0]
+        elif len(start) == count and axis in "CT":
+            return list(start)
+        elif len(start) == 2 and start[1] - start[0] == count:
+            start = start[0]
+        else:
+            raise RegionError(f"{axis}={start!r} does not fit an array with {count} along {axis}")
+    try:
+        first = start.__index__()
+    except AttributeError:
+        raise RegionError(f"{axis}={start!r}: give the first position as an int") from None
+    if first < 0 or first + count > size:
+        raise RegionError(
+            f"{count} pixels from {axis}={first} on do not fit: the image has {axis}={size}"
+        )
+    return slice(first, first + count)
+
+
+def _tile_size(value: Any) -> tuple[int, int]:
+    sizes = (value, value) if isinstance(value, (int, np.integer)) else tuple(value)
+    if len(sizes) != 2 or any(isinstance(n, bool) or n < 16 or n % 16 for n in sizes):
+        raise SpecError(f"tile_size={value!r}: give a multiple of 16, or two (height, width)")
+    return (int(sizes[0]), int(sizes[1]))
+
+
+def _level_count(pyramid: Any) -> int | None:
+    if pyramid is True:
+        return None
+    if pyramid is False or pyramid is None:
+        return 1
+    if not isinstance(pyramid, (int, np.integer)) or pyramid < 1:
+        raise SpecError(f"pyramid={pyramid!r}: give True, False, or the number of resolutions")
+    return int(pyramid)
