@@ -69,6 +69,8 @@ class Row:
         A new process for every turn.
     memory
         The table shows peak memory instead of time.
+    warm
+        Have free memory at hand for some images' pixels; needless where little is allocated.
     extra
         Not a row of the specification's table.
     """
@@ -84,6 +86,7 @@ class Row:
     once: bool = False
     fresh: bool = False
     memory: bool = False
+    warm: bool = True
     extra: bool = False
 
 
@@ -604,6 +607,7 @@ def _small_row(name: str, what: str) -> Row:
         files=(name,),
         expected=_small_truth(name),
         per=lambda case: SMALL_PER_TURN,
+        warm=False,
         extra=True,
     )
 
@@ -761,6 +765,7 @@ ROWS: tuple[Row, ...] = (
         expected=_copy_truth,
         once=True,
         memory=True,
+        warm=False,
     ),
     Row(
         "scale-read",
@@ -802,6 +807,7 @@ ROWS: tuple[Row, ...] = (
         files=("stack.ome.tif", "small512.ome.tif"),
         expected=_opening_truth,
         fresh=True,
+        warm=False,
     ),
     Row(
         "open-first",
@@ -815,6 +821,7 @@ ROWS: tuple[Row, ...] = (
         files=("stack.ome.tif",),
         expected=_opening_truth,
         fresh=True,
+        warm=False,
         extra=True,
     ),
     _small_row("small64.tif", "64² plain"),
@@ -830,6 +837,7 @@ ROWS: tuple[Row, ...] = (
         (no_longer_than("tifffile", 1.5, "tifffile"),),
         files=("planes.ome.tif",),
         expected=lambda case: str((case.planes // 100, 2, 50, 32, 32)),
+        warm=False,
         extra=True,
     ),
     Row(
@@ -843,6 +851,7 @@ ROWS: tuple[Row, ...] = (
         files=("planes.ome.tif",),
         expected=_planes_truth,
         per=lambda case: PLANES_PER_TURN,
+        warm=False,
         extra=True,
     ),
 )

@@ -45,7 +45,7 @@ def _elements(d: str) -> st.SearchStrategy[Any]:
         edges = [info.min, info.max, info.max // 2, info.max // 2 + 1, 0, 1]
         return usual | st.sampled_from([np.dtype(d).type(v) for v in edges])
     if d in FLOATS:
-        edges = [0.0, 0.5, 1.0, 1.5, -0.5, 255.0, 255.5, 65535.5, math.nan, math.inf, -math.inf]
+        edges = [0.0, 0.5, 1.0, 1.5, -0.5, 255.0, 255.5, 2047.5, math.nan, math.inf, -math.inf]
         return usual | st.sampled_from(edges).map(np.dtype(d).type)
     return usual
 

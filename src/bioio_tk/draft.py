@@ -131,7 +131,8 @@ class Draft:
             "C": image.size_c,
             "T": image.size_t,
         }
-        self.dtype = from_ome_type(image.type) or self.dtype
+        known = image.stored_dtype or from_ome_type(image.type)
+        self.dtype = self.dtype if known is None else np.dtype(known)
         self.name = image.name or ""
         samples = {channel.samples for channel in image.channels}
         self.samples = samples.pop() if len(samples) == 1 else 1

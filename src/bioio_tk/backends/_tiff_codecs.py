@@ -184,7 +184,9 @@ class TileCodec:
         """Return the tile of `height` x `width` pixels that `encode` made `data` of."""
         shape = (height, width) if self._samples == 1 else (height, width, self._samples)
         packed = self._dtype.kind == "b"
-        out = np.empty((height, width // 8) if packed else shape, np.uint8 if packed else self._dtype)
+        out = np.empty(
+            (height, width // 8) if packed else shape, np.uint8 if packed else self._dtype
+        )
         try:
             self._bytes_out(data, out)
         except (RuntimeError, ValueError) as exc:

@@ -46,6 +46,14 @@ class Page(NamedTuple):
     across: int  # tiles along X
 
 
+class Entry(NamedTuple):
+    """The number of a tile within the file, and where its offset and its byte count stand."""
+
+    tile: int
+    offset_at: int
+    count_at: int
+
+
 class Table(NamedTuple):
     """Where the tile table of one resolution of an image lies, and how its tiles are counted.
 
@@ -61,9 +69,9 @@ class Table(NamedTuple):
     counts: int
     counts_step: int
 
-    def places(self, plane: int, tile: int) -> tuple[int, int, int]:
-        """Return the number of a tile within the file, and where its two entries lie."""
-        return (
+    def entry(self, plane: int, tile: int) -> Entry:
+        """Return what belongs to a tile of a plane."""
+        return Entry(
             self.first + plane * self.tiles + tile,
             self.offsets + plane * self.offsets_step + tile * self.width,
             self.counts + plane * self.counts_step + tile * _COUNT_WIDTH,

@@ -48,11 +48,11 @@ class Backend:
 BACKENDS: tuple[Backend, ...] = (
     Backend(
         name="python",
-        magic=(b"II*\0", b"MM\0*", b"II+\0", b"MM\0+"),
+        magic=(b"II*\0", b"MM\0*", b"II+\0", b"MM\0+", b"<?xml", b"<OME"),
         suffixes=(".ome.tif", ".ome.tiff", ".tif", ".tiff", ".ome.tf2", ".ome.tf8", ".ome.btf"),
         source="bioio_tk.backends.tiff_read:TiffSource",
         sink="bioio_tk.backends.tiff_write:TiffSink",
-        formats="TIFF",
+        formats="TIFF and OME-TIFF with its companion files",
     ),
     Backend(
         name="memory",

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from bioio_tk.core.region import Shape5
     from bioio_tk.core.spec import Address, ImageSpec
 
-SOFTWARE = "bioio_tk"
+SOFTWARE = "bioio_tk 0.1"
 """What the Software tag of a file says."""
 
 CLASSIC_LIMIT = 2**32
@@ -75,19 +75,18 @@ class TiffSink:
 
     caps: ClassVar[Caps] = Caps(parallel_read=True, parallel_store=True, grows=False)
 
-    def __init__(
-        self, path: Path, images: tuple[ImageSpec, ...], options: StoreOptions
-    ) -> None:
+    def __init__(self, path: Path, images: tuple[ImageSpec, ...], options: StoreOptions) -> None:
         from bioio_tk.meta.ome import document
 
         self.images = images
         plan = _plan(images, options)
         text = document(images, metadata=options.metadata, tiff=True).encode() + b"\0"
-        layout = _lay_out(images, plan, text)
+        software = SOFTWARE.encode() + b"\0"
+        layout = tag.lay_out(plan.pages, text, software, big=plan.big)
         self._codecs = plan.codecs
         self._tables = layout.tables
         self._limit = 2**63 if plan.big else CLASSIC_LIMIT
-        self._entry = "little", 8 if plan.big else 4
+        self._width = 8 if plan.big else 4
         self._offsets = array("Q", bytes(8 * layout.tiles))
         self._counts = array("I", bytes(4 * layout.tiles))
         self._turns = bytearray(layout.tiles)  # how often a tile was stored, modulo 256
@@ -136,15 +135,14 @@ class TiffSink:
 
     def store_tile(self, at: Address, encoded: Bytes) -> None:
         """Append the bytes of a tile and enter them in the table. Any thread."""
-        index, *entries = self._places(at)
         count = len(encoded)
         with self._lock:
             self._check_open()
             offset = self._space.take(count, self._limit)
-        if offset < 0:
+        if offset is None:
             raise UnsupportedError(
                 f"{str(self._file.path)!r} would pass the 4 GB of a classic TIFF: write it anew "
-                "with extra={'bigtiff': True}. What was stored so far is whole."
+                "with extra={'bigtiff': True}; what was stored so far is whole"
             )
         try:
             self._file.write(offset, encoded)
@@ -152,15 +150,15 @@ class TiffSink:
             with self._lock:
                 self._space.give(offset, count)
             raise
+        entry = self._entry(at)
         with self._lock:
             self._check_open()
             self._down = max(self._down, offset + count)
-            self._enter(index, offset, count, *entries)
+            self._enter(entry, offset, count, tail=self._codecs[at.image].tail)
 
     def load_tile(self, at: Address) -> NDArray[Any] | None:
         """Return a stored tile, clipped, or None if it was never stored. Any thread."""
-        index, *_ = self._places(at)
-        data = self._read(index)
+        data = self._read(self._entry(at).tile)
         if data is None:
             return None
         level = self.images[at.image].levels[at.level]
@@ -171,60 +169,242 @@ class TiffSink:
     def grow(self, image: int, t: int) -> None:
         """Refuse: the planes of a TIFF are laid down when it is created."""
         raise UnsupportedError(
-            f"a TIFF cannot grow to {t} time points while it is written: give the number of time "
-            "points at the start, or write OME-Zarr"
+            f"a TIFF cannot grow to {t} time points while it is written: give their number at "
+            "the start, or write OME-Zarr"
         )
 
     def close(self) -> None:
-        """Release the file; all is on its way to the disk already. Safe to call twice."""
+        """Release the file; everything has been handed to the system already. Safe twice."""
         with self._lock:
             self._closed = True
             self._file.close()
 
     def _begin(self, layout: tag.Layout) -> None:
-        # the header goes last: without it the file is not taken for a TIFF that is whole
-        self._file.write(layout.size - 1, b"\0")  # the tables; zeros take no room on the disk
+        # The header goes last: a file without one is not taken for a TIFF. The tables are zero,
+        # so they need no more than the file's length.
+        self._file.write(layout.size - 1, b"\0")
         self._file.write(len(layout.header), layout.body)
         self._file.write(0, layout.header)
 
     def _check_open(self) -> None:
         if self._closed:
-            raise ClosedError("the TIFF is closed, it takes and gives no more tiles")
+            raise ClosedError("the TIFF is closed: it neither takes nor gives tiles any more")
 
-    def _places(self, at: Address) -> tuple[int, int, int]:
+    def _entry(self, at: Address) -> tag.Entry:
         table = self._tables[at.image][at.level]
         spec = self.images[at.image]
-        _, _, z, c, _ = spec.levels[at.level].shape
+        _, _, z, c, _ = spec.levels[0].shape
         ky, kx, kz, kc, kt = at.key
         plane = (kt * (c // spec.samples) + kc) * z + kz
-        return table.places(plane, ky * table.across + kx)
+        return table.entry(plane, ky * table.across + kx)
 
-    def _enter(self, index: int, offset: int, count: int, offset_at: int, count_at: int) -> None:
-        """Enter a tile whose bytes are down, so that no moment shows anything but old or new.
+    def _enter(self, entry: tag.Entry, offset: int, count: int, *, tail: bool) -> None:
+        """Put a tile whose bytes are down into the table; the lock is held.
 
-        Offset and count are two writes. Between them the tile has the bytes of one of the two
-        and some that follow in the file, or, where a reader could stumble over these, none.
+        Offset and count are two writes. Between them the tile is the old or the new one with
+        bytes behind it that belong to others, or no tile where readers would mind such bytes.
         """
-        old_offset, old_count = self._offsets[index], self._counts[index]
-        tail = self._codecs_tail(index)
-        if old_count == 0:
-            self._put(offset_at, offset)
-            self._put_count(count_at, count)
-        elif old_count == count:
-            self._put(offset_at, offset)
-        elif not tail:
-            self._put_count(count_at, 0)
-            self._put(offset_at, offset)
-            self._put_count(count_at, count)
-        elif old_count > count:
-            self._reach(offset + old_count)
-            self._put(offset_at, offset)
-            self._put_count(count_at, count)
-        else:
+        old_offset, old_count = self._offsets[entry.tile], self._counts[entry.tile]
+        steps = [(entry.offset_at, offset, self._width), (entry.count_at, count, 4)]
+        if old_count == count:
+            steps.pop()
+        elif old_count and not tail:
+            steps.insert(0, (entry.count_at, 0, 4))
+        elif old_count and count > old_count:
+            steps.reverse()
             self._reach(old_offset + count)
-            self._put_count(count_at, count)
-            self._put(offset_at, offset)
-        self._offsets[index], self._counts[index] = offset, count
-        self._turns[index] = (self._turns[index] + 1) % 256
+        elif old_count:
+            self._reach(offset + old_count)
+        for where, number, width in steps:
+            self._file.write(where, number.to_bytes(width, "little"))
+        self._offsets[entry.tile], self._counts[entry.tile] = offset, count
+        self._turns[entry.tile] = (self._turns[entry.tile] + 1) % 256
         if old_count:
             self._space.give(old_offset, old_count)
+
+    def _reach(self, end: int) -> None:
+        """Make the file at least `end` bytes long, without touching a byte that is spoken for."""
+        if end > self._down:
+            last = max(end - 1, self._space.end)
+            self._file.write(last, b"\0")
+            self._space.reach(last + 1)
+            self._down = last + 1
+
+    def _read(self, tile: int) -> bytes | None:
+        while True:
+            with self._lock:
+                self._check_open()
+                offset, count, turn = self._offsets[tile], self._counts[tile], self._turns[tile]
+            if count == 0:
+                return None
+            data = self._file.read(offset, count)
+            if self._turns[tile] == turn:  # else it moved, and its place may be another tile's
+                break
+        if len(data) < count:
+            raise DamagedFileError(
+                f"{str(self._file.path)!r} was cut while it was written: a tile of {count} bytes "
+                f"has only {len(data)} left"
+            )
+        return data
+
+
+class _Space:
+    """Which bytes of a file are free: all from `end` on, and what was given back before it."""
+
+    def __init__(self, end: int) -> None:
+        self.end = end
+        self._by_offset: list[tuple[int, int]] = []  # (offset, size), never touching each other
+        self._by_size: list[tuple[int, int]] = []  # (size, offset)
+
+    def take(self, count: int, limit: int) -> int | None:
+        """Return the offset of `count` bytes that are free from now on no more, below `limit`."""
+        size = _aligned(count)
+        fit = bisect_left(self._by_size, (size, 0))
+        if fit < len(self._by_size):
+            room, offset = self._by_size[fit]
+            if offset + count > limit:
+                return None
+            self._remove(offset, room)
+            if room > size:
+                self._add(offset + size, room - size)
+            return offset
+        last = self._by_offset[-1] if self._by_offset else (0, 0)
+        start = last[0] if sum(last) == self.end else self.end
+        if start + count > limit:
+            return None
+        if start < self.end:
+            self._remove(*last)
+        self.end = start + size
+        return start
+
+    def give(self, offset: int, count: int) -> None:
+        """Take back what `take` gave."""
+        size = _aligned(count)
+        at = bisect_left(self._by_offset, (offset, 0))
+        if at < len(self._by_offset) and self._by_offset[at][0] == offset + size:
+            size += self._by_offset[at][1]
+            self._remove(*self._by_offset[at])
+        if at and sum(self._by_offset[at - 1]) == offset:
+            offset, before = self._by_offset[at - 1]
+            size += before
+            self._remove(offset, before)
+        self._add(offset, size)
+
+    def reach(self, end: int) -> None:
+        """Move the end up; what was passed over is free."""
+        old, self.end = self.end, _aligned(end)
+        self.give(old, self.end - old)
+
+    def _add(self, offset: int, size: int) -> None:
+        insort(self._by_offset, (offset, size))
+        insort(self._by_size, (size, offset))
+
+    def _remove(self, offset: int, size: int) -> None:
+        del self._by_offset[bisect_left(self._by_offset, (offset, size))]
+        del self._by_size[bisect_left(self._by_size, (size, offset))]
+
+
+def _aligned(count: int) -> int:
+    return -(-count // tag.ALIGN) * tag.ALIGN
+
+
+def _padded(pixels: NDArray[Any], tile: Shape5, *, edge: bool) -> NDArray[Any]:
+    """Return the pixels of a tile at the border, filled up to the size of a whole one.
+
+    With `edge` the last pixels are repeated: a sharp step to 0 would spoil its neighbours in
+    codecs that are not lossless.
+    """
+    y, x = pixels.shape[:2]
+    out = np.zeros((*tile[:2], *pixels.shape[2:]), pixels.dtype)
+    out[:y, :x] = pixels
+    if edge:
+        out[:y, x:] = out[:y, x - 1 : x]
+        out[y:] = out[y - 1 : y]
+    return out
+
+
+# --- what is checked and decided before there is a file ------------------------------------------
+
+
+class _Plan(NamedTuple):
+    codecs: tuple[TileCodec, ...]
+    pages: list[tuple[int, list[tag.Page]]]
+    big: bool
+
+
+def _plan(images: tuple[ImageSpec, ...], options: StoreOptions) -> _Plan:
+    for name in options.extra:
+        if name != "bigtiff":
+            raise SpecError(f"TIFF has no option {name!r}; there is 'bigtiff' (True or False)")
+    big = options.extra.get("bigtiff")
+    if big not in (None, True, False):
+        raise SpecError(f"bigtiff={big!r}: give True, False, or leave it out")
+    if not images:
+        raise SpecError("there is no image to store: a TIFF has at least one")
+    for number, spec in enumerate(images):
+        _check_geometry(number, spec)
+    codecs = tuple(TileCodec(spec.dtype, spec.samples, options) for spec in images)
+    pages = [_pages(spec, codec) for spec, codec in zip(images, codecs, strict=True)]
+    planes = sum(count for count, _ in pages)
+    head = tag.head_size(pages, text=4096 + 512 * planes)
+    if big is None:
+        big = head + sum(map(_raw_size, images)) > CLASSIC_AIM
+    elif not big and head > CLASSIC_LIMIT:
+        raise UnsupportedError(
+            f"a classic TIFF cannot hold {planes} planes of this size: leave bigtiff=False out"
+        )
+    return _Plan(codecs, pages, bool(big))
+
+
+def _check_geometry(number: int, spec: ImageSpec) -> None:
+    shape, samples = spec.shape, spec.samples
+    if min(shape) < 1:
+        raise SpecError(f"image {number} has the shape {shape} (Y, X, Z, C, T): give 1 or more")
+    if not 1 <= samples < 2**16 or shape[3] % samples:
+        raise SpecError(
+            f"image {number} has {samples} samples a pixel and {shape[3]} channels: the channels "
+            "must be a multiple of the samples"
+        )
+    for index, level in enumerate(spec.levels):
+        where = f"level {index} of image {number}"
+        if level.shape[2:] != shape[2:] or min(level.shape) < 1:
+            raise SpecError(
+                f"{where} has the shape {level.shape} (Y, X, Z, C, T): in TIFF all levels have "
+                f"the Z, C, T of the first, {shape[2:]}; shrink along Y and X only"
+            )
+        y, x, *rest = level.tile
+        if rest != [1, samples, 1] or min(y, x) < 16 or y % 16 or x % 16:
+            raise SpecError(
+                f"{where} has the tile {level.tile} (Y, X, Z, C, T): a TIFF tile is a multiple "
+                f"of 16 high and wide, and (1, {samples}, 1) along Z, C, T"
+            )
+        if y * x * samples * spec.dtype.itemsize >= _TILE_LIMIT:
+            raise SpecError(f"{where} has tiles of 2 GB and more: make them smaller")
+
+
+def _pages(spec: ImageSpec, codec: TileCodec) -> tuple[int, list[tag.Page]]:
+    """Return the number of planes and the page of each level."""
+    _, _, z, c, t = spec.shape
+    pages = []
+    for number, level in enumerate(spec.levels):
+        y, x = level.shape[:2]
+        tags = {
+            tag.NEW_SUBFILE_TYPE: (min(number, 1),),
+            tag.IMAGE_WIDTH: (x,),
+            tag.IMAGE_LENGTH: (y,),
+            tag.TILE_WIDTH: (level.tile[1],),
+            tag.TILE_LENGTH: (level.tile[0],),
+            **codec.tags,
+            **tag.resolution(spec.physical_size, spec.shape[:2], (y, x)),
+        }
+        pages.append(tag.Page(tags, *level.grid.counts[:2]))
+    return z * (c // spec.samples) * t, pages
+
+
+def _raw_size(spec: ImageSpec) -> int:
+    bits = 1 if spec.dtype.kind == "b" else 8 * spec.dtype.itemsize
+    total = 0
+    for level in spec.levels:
+        y, x, z, c, t = level.grid.counts
+        total += y * x * z * c * t * level.tile[0] * level.tile[1] * spec.samples
+    return total * bits // 8

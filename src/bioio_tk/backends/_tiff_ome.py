@@ -1,0 +1,430 @@
+"""Images of an OME-TIFF: the planes that its OME-XML names, in one file or in many, as layers."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from bioio_tk.backends._tiff_files import TiffHandle
+from bioio_tk.backends._tiff_layers import Find, Layer, missing
+from bioio_tk.backends._tiff_segments import Page, Recipe
+from bioio_tk.backends._tiff_series import Image
+from bioio_tk.core.dtype import from_ome_type
+from bioio_tk.core.spec import Channel, ImageSpec
+from bioio_tk.errors import BioIOError, DamagedFileError, FormatError, UnsupportedError
+from bioio_tk.meta import ome
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from bioio_tk.meta.ome import OmeDocument, OmeImage, TiffData
+
+_MOST_TO_CHECK = 4096
+"""Planes up to which opening a file makes sure that all of them are there."""
+_UUID = re.compile(r"<(?:\w+:)?OME\b[^>]*?\bUUID\s*=\s*[\"']([^\"']+)[\"']")
+
+
+class OutsideError(FormatError):
+    """The document names a file outside of its own folder."""
+
+
+class FileSet:
+    """The file that was opened and those its OME-XML names.
+
+    Parameters
+    ----------
+    path : Path
+        A TIFF, or an OME-XML document that speaks of TIFFs (a companion file).
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.folder = path.parent
+        self._handles: dict[str, TiffHandle] = {}
+        with path.open("rb") as file:
+            head = file.read(512).lstrip(b"\xef\xbb\xbf \t\r\n")
+        self.only_xml = head.startswith(b"<")
+        if not self.only_xml:
+            self.handle(path.name)
+
+    @property
+    def own(self) -> TiffHandle:
+        """The file that was opened."""
+        return self.handle(self.path.name)
+
+    @property
+    def own_is_big(self) -> bool:
+        """True where the file that was opened is a BigTIFF."""
+        return not self.only_xml and self.own.ifds.big
+
+    def handle(self, name: str) -> TiffHandle:
+        """Return the open file called `name`."""
+        found = self._handles.get(name)
+        if found is None:
+            # two threads may both open it; the second one's is dropped
+            fresh = TiffHandle(self.folder / name)
+            found = self._handles.setdefault(name, fresh)
+            if found is not fresh:
+                fresh.close()
+        return found
+
+    def exists(self, name: str) -> bool:
+        """Return whether the folder has a file called `name`; OutsideError where it leads out."""
+        inside = self.folder.resolve()
+        wanted = (inside / name).resolve()
+        if inside not in wanted.parents:
+            raise OutsideError(
+                f"{str(self.path)!r} names a file outside of its folder ({name!r}); such a file "
+                "is not opened"
+            )
+        return wanted.is_file()
+
+    def ome_xml(self) -> str | None:
+        """Return the OME-XML document of the set, None where there is none."""
+        xml = self._document(self.path.name)
+        if xml is None or "MetadataFile" not in xml[:8192]:
+            return xml
+        try:
+            document = ome.read_document(xml)
+        except FormatError:
+            return xml
+        name = document.metadata_only_file
+        if document.images or name is None or name == self.path.name:
+            return xml
+        if not self.exists(name):
+            raise DamagedFileError(
+                f"the metadata of {str(self.path)!r} are in {name!r}, which is not in its folder"
+            )
+        return self._document(name)
+
+    def _document(self, name: str) -> str | None:
+        path = self.folder / name
+        with path.open("rb") as file:
+            head = file.read(512)
+            if head.lstrip(b"\xef\xbb\xbf \t\r\n").startswith(b"<"):
+                data = head + file.read()
+                if b"OME" not in data[:4096]:
+                    raise FormatError(f"{str(path)!r} is an XML file, but no OME-XML")
+                return data.decode("utf-8", "replace")
+        text = self.handle(name).description
+        start = text[:4096]
+        return text if "<OME" in start or ":OME" in start else None
+
+    def close(self) -> None:
+        """Release all files."""
+        for handle in self._handles.values():
+            handle.close()
+
+
+def read_images(files: FileSet, xml: str) -> tuple[list[Image], list[str]]:
+    """Return the images of the document and notes on what was mended.
+
+    Raises
+    ------
+    FormatError
+        The document cannot be used.
+    """
+    document = ome.read_document(xml)
+    notes = list(document.notes)
+    if not document.images:
+        raise FormatError(f"the metadata name no image (they are in {document.metadata_only_file})")
+    resolve = _Names(files, document, notes)
+    images: list[Image] = []
+    after = 0  # IFDs that earlier images without TiffData have taken
+    for image in document.images:
+        built, after = _image(files, image, resolve, after, notes)
+        images.append(built)
+    return images, list(dict.fromkeys(notes))
+
+
+class _Names:
+    """Finds the file that a TiffData element means; None where it is not there."""
+
+    def __init__(self, files: FileSet, document: OmeDocument, notes: list[str]) -> None:
+        self._files = files
+        self._notes = notes
+        self._root = _plain(document.root_uuid)
+        self._found: dict[tuple[str | None, str | None], str | None] = {}
+        self._named = {
+            data.file_name for image in document.images for data in image.tiff_data if data.file_name
+        }
+
+    def __call__(self, data: TiffData) -> str | None:
+        key = (data.uuid, data.file_name)
+        if key not in self._found:
+            self._found[key] = self._look(_plain(data.uuid), data.file_name)
+        return self._found[key]
+
+    def _look(self, uuid: str | None, name: str | None) -> str | None:
+        own = None if self._files.only_xml else self._files.path.name
+        if name is None or name == own or (uuid is not None and uuid == self._root and own):
+            if own is None:
+                raise UnsupportedError(
+                    f"{str(self._files.path)!r} keeps its pixels in the XML itself, or does not "
+                    "say in which TIFF; only OME-TIFF can be read here"
+                )
+            if name is None and uuid is not None and self._root is not None and uuid != self._root:
+                self._notes.append("a UUID that names no file is taken for this file's")
+            return own
+        if self._files.exists(name):
+            return name
+        if own is not None and len(self._named) == 1:
+            self._notes.append(f"the file is called {name!r} in its OME-XML: it has been renamed")
+            return own
+        self._notes.append(f"{name!r} is missing, so its planes cannot be read")
+        return None
+
+
+@dataclass(slots=True)
+class _Planes:
+    """Where each plane is: its number -> (file, IFD)."""
+
+    files: FileSet
+    where: dict[int, tuple[str, int]]
+    uuids: dict[str, str]
+
+    def locate(self, number: int) -> tuple[TiffHandle, int]:
+        """Return the file of a plane and its page's number there."""
+        found = self.where.get(number)
+        if found is None:
+            raise missing(self.files.path, "the OME-XML names no file for it, or a missing one")
+        name, ifd = found
+        handle = self.files.handle(name)
+        expected = self.uuids.pop(name, None)
+        if expected is not None and name != self.files.path.name:
+            match = _UUID.search(handle.description[:4096])
+            if match and _plain(match[1]) != expected:
+                self.uuids[name] = expected
+                raise missing(
+                    self.files.path, f"{name!r} belongs to another set (its UUID is {match[1]})"
+                )
+        return handle, ifd
+
+    def finder(self, level: int) -> Find:
+        """Return a function that gives the page of a plane at one level."""
+
+        def find(number: int) -> Page:
+            handle, ifd = self.locate(number)
+            page = handle.page(ifd)
+            if level == 0:
+                return page
+            below = handle.subifds(int(handle.chain[ifd]))
+            if level > len(below):
+                raise missing(handle.path, f"plane {number} has no resolution {level}")
+            return handle.page_at(below[level - 1])
+
+        return find
+
+
+def _image(
+    files: FileSet, image: OmeImage, resolve: _Names, after: int, notes: list[str]
+) -> tuple[Image, int]:
+    first = _first_file(image, resolve, files)
+    recipe = first.page(_first_ifd(image, after)).recipe
+    recipe = _known(recipe, image, notes)
+    samples = recipe.samples * recipe.planes
+    channels = _channel_count(image, samples, notes)
+    sizes = {"Z": image.size_z, "C": channels, "T": image.size_t}
+    strides, total = _strides(image.order, sizes)
+    planes = _Planes(files, {}, {})
+    taken = _map(image, resolve, planes, sizes, strides, total, after, notes)
+    _check(planes, total, notes)
+    steps = {axis: ((sizes[axis], strides[axis]),) for axis in "ZCT"}
+    start = min(planes.where, default=0)
+    handle, ifd = planes.locate(start)
+    base = handle.page(ifd)
+    layers = [Layer(base.recipe, planes.finder(0), steps["Z"], steps["C"], steps["T"])]
+    for level, _ in enumerate(handle.subifds(int(handle.chain[ifd])), 1):
+        find = planes.finder(level)
+        layers.append(Layer(find(start).recipe, find, steps["Z"], steps["C"], steps["T"]))
+    kept = _resolutions(layers, notes)
+    return Image(_spec(image, kept, samples, channels), kept), max(after, taken)
+
+
+def _spec(
+    image: OmeImage, layers: tuple[Layer, ...], samples: int, channels: int
+) -> ImageSpec:
+    described = [Channel(c.name, c.color) for c in image.channels for _ in range(c.samples)]
+    count = channels * samples
+    if len(described) < count and len(image.channels) == channels:
+        described = [Channel(c.name, c.color) for c in image.channels for _ in range(samples)]
+    described = (described + [Channel()] * count)[:count]
+    return ImageSpec(
+        dtype=layers[0].recipe.dtype,
+        levels=tuple(layer.level for layer in layers),
+        name=image.name,
+        channels=tuple(described),
+        samples=samples,
+        physical_size=image.physical_size,
+        time_increment=image.time_increment,
+    )
+
+
+def _first_file(image: OmeImage, resolve: _Names, files: FileSet) -> TiffHandle:
+    for data in image.tiff_data:
+        name = resolve(data)
+        if name is not None:
+            return files.handle(name)
+    if image.tiff_data:
+        raise DamagedFileError(
+            f"none of the files that {str(files.path)!r} names for its image is in its folder"
+        )
+    if files.only_xml:
+        raise UnsupportedError(
+            f"{str(files.path)!r} names no TIFF; only OME-TIFF can be read here"
+        )
+    return files.own
+
+
+def _first_ifd(image: OmeImage, after: int) -> int:
+    if not image.tiff_data:
+        return after
+    return next((d.ifd for d in image.tiff_data if d.ifd is not None), 0)
+
+
+def _known(recipe: Recipe, image: OmeImage, notes: list[str]) -> Recipe:
+    if (image.size_x, image.size_y) != (recipe.width, recipe.length):
+        notes.append(
+            f"the OME-XML says {image.size_x} x {image.size_y} pixels, the TIFF has "
+            f"{recipe.width} x {recipe.length}: the TIFF is right"
+        )
+    claimed = image.stored_dtype or from_ome_type(image.type)
+    if claimed is not None and claimed != recipe.dtype and recipe.dtype.name not in (
+        "float16",
+        "bool",
+        "int64",
+        "uint64",
+    ):
+        notes.append(
+            f"the OME-XML says {image.type} pixels, the TIFF has {recipe.dtype.name}: the TIFF is "
+            "right"
+        )
+    return recipe
+
+
+def _channel_count(image: OmeImage, samples: int, notes: list[str]) -> int:
+    """Return how many pages a Z and T have: channels, each with all its samples."""
+    if image.size_c % samples == 0:
+        return max(1, image.size_c // samples)
+    notes.append(
+        f"the OME-XML says {image.size_c} channels, but every page has {samples} samples: each "
+        "channel is taken to have as many"
+    )
+    return max(1, image.size_c)
+
+
+def _strides(order: str, sizes: dict[str, int]) -> tuple[dict[str, int], int]:
+    strides, total = {}, 1
+    for axis in order[2:]:
+        strides[axis] = total
+        total *= sizes[axis]
+    return strides, total
+
+
+def _map(  # noqa: PLR0913
+    image: OmeImage,
+    resolve: _Names,
+    planes: _Planes,
+    sizes: dict[str, int],
+    strides: dict[str, int],
+    total: int,
+    after: int,
+    notes: list[str],
+) -> int:
+    """Find the file and IFD of every plane; return the first IFD behind them."""
+    where = planes.where
+    if not image.tiff_data:
+        own = planes.files.path.name
+        available = len(planes.files.own.chain) - after
+        where.update((n, (own, after + n)) for n in range(min(total, available)))
+        notes.append("the OME-XML has no TiffData: planes are taken in the order of the file")
+        return after + len(where)
+    last = after
+    for data in image.tiff_data:
+        name = resolve(data)
+        if name is None:
+            continue
+        if data.uuid is not None:
+            planes.uuids[name] = _plain(data.uuid) or ""
+        at = _start(data, sizes, strides)
+        if at is None:
+            notes.append(f"a TiffData element speaks of a plane that does not exist ({_place(data)})")
+            continue
+        ifd = data.ifd or 0
+        for n in _count(data, planes.files, name, total - at):
+            where[at + n] = (name, ifd + n)
+            last = max(last, ifd + n + 1)
+    return last
+
+
+def _start(data: TiffData, sizes: dict[str, int], strides: dict[str, int]) -> int | None:
+    first = {"Z": data.first_z or 0, "C": data.first_c or 0, "T": data.first_t or 0}
+    if any(not 0 <= first[axis] < sizes[axis] for axis in "ZCT"):
+        return None
+    return sum(first[axis] * strides[axis] for axis in "ZCT")
+
+
+def _count(data: TiffData, files: FileSet, name: str, most: int) -> range:
+    if data.plane_count is not None:
+        count = data.plane_count
+    elif data.ifd is not None:
+        count = 1
+    else:
+        try:
+            count = len(files.handle(name).chain)
+        except BioIOError:
+            count = 1  # it is damaged; reading its planes will say so
+    if count > _MOST_TO_CHECK:
+        count = min(count, len(files.handle(name).chain) - (data.ifd or 0))
+    return range(max(0, min(count, most)))
+
+
+def _place(data: TiffData) -> str:
+    return f"Z {data.first_z}, C {data.first_c}, T {data.first_t}"
+
+
+def _check(planes: _Planes, total: int, notes: list[str]) -> None:
+    """Note planes that are missing; refuse a file that ends before its planes do."""
+    if total > len(planes.where):
+        notes.append(
+            f"{total - len(planes.where)} of {total} planes are not in the file(s); they cannot be "
+            "read"
+        )
+    if len(planes.where) > _MOST_TO_CHECK:
+        return
+    own = planes.files.path.name
+    needed = max((ifd for name, ifd in planes.where.values() if name == own), default=-1)
+    if needed <= 0:
+        return
+    handle = planes.files.own
+    if needed < len(handle.chain):
+        return
+    if handle.ifds.broken:
+        raise DamagedFileError(
+            f"{str(handle.path)!r} is cut off: {handle.ifds.broken}, its OME-XML speaks of "
+            f"{needed + 1} pages"
+        )
+    notes.append(
+        f"the OME-XML speaks of {needed + 1} pages, the file has {len(handle.chain)}; the others "
+        "cannot be read"
+    )
+
+
+def _resolutions(layers: list[Layer], notes: list[str]) -> tuple[Layer, ...]:
+    """Return the layers that are smaller copies of the one before; drop what else SubIFDs hold."""
+    kept = [layers[0]]
+    for layer in layers[1:]:
+        above, this = kept[-1].recipe, layer.recipe
+        smaller = this.width <= above.width and this.length <= above.length
+        alike = (this.dtype, this.samples, this.planes) == (above.dtype, above.samples, above.planes)
+        if smaller and alike:
+            kept.append(layer)
+        else:
+            notes.append(f"a SubIFD of {this.width} x {this.length} pixels is no resolution level")
+    return tuple(kept)
+
+
+def _plain(uuid: str | None) -> str | None:
+    return None if uuid is None else uuid.strip().lower().removeprefix("urn:uuid:")
+

@@ -1,0 +1,1 @@
+"""Metadata: between our own specs and the documents that formats keep."""
