@@ -56,9 +56,7 @@ def expect_mean(pixels: list[Any], dtype: np.dtype[Any]) -> Any:
     if dtype.kind in "ui":
         return half_up(Fraction(sum(int(p) for p in pixels), len(pixels)))
     if dtype.kind == "c":
-        return complex(
-            float_mean([p.real for p in pixels]), float_mean([p.imag for p in pixels])
-        )
+        return complex(float_mean([p.real for p in pixels]), float_mean([p.imag for p in pixels]))
     return float_mean(pixels)
 
 
@@ -85,8 +83,12 @@ def key(p: Any) -> Any:
     """A sort key: NaN after everything, complex numbers by real part, then imaginary part."""
     v = p.item()
     if isinstance(v, complex):
-        return (is_nan(v.real), 0.0 if is_nan(v.real) else v.real, is_nan(v.imag),
-                0.0 if is_nan(v.imag) else v.imag)
+        return (
+            is_nan(v.real),
+            0.0 if is_nan(v.real) else v.real,
+            is_nan(v.imag),
+            0.0 if is_nan(v.imag) else v.imag,
+        )
     return (is_nan(v), 0 if is_nan(v) else v)
 
 
@@ -170,8 +172,13 @@ def values(d: str) -> st.SearchStrategy[Any]:
 def blocks(draw: st.DrawFn, max_side: int = 7) -> np.ndarray:
     d = draw(st.sampled_from(DTYPES))
     side = st.integers(1, max_side)
-    t, c, z, y, x = (draw(st.integers(1, 2)), draw(st.integers(1, 2)), draw(st.integers(1, 3)),
-                     draw(side), draw(side))
+    t, c, z, y, x = (
+        draw(st.integers(1, 2)),
+        draw(st.integers(1, 2)),
+        draw(st.integers(1, 3)),
+        draw(side),
+        draw(side),
+    )
     order = draw(st.sampled_from(["planes", "yxzct", "swapped", "cut", "reversed"]))
     if order == "yxzct":
         return draw(hnp.arrays(np.dtype(d), (y, x, z, c, t), elements=values(d)))
@@ -188,8 +195,17 @@ def blocks(draw: st.DrawFn, max_side: int = 7) -> np.ndarray:
 
 
 FACTORS = st.sampled_from(
-    [(2, 2, 1), (2, 2, 2), (1, 1, 1), (3, 3, 1), (1, 2, 1), (2, 1, 1), (1, 1, 2), (4, 3, 2),
-     (5, 9, 1)]
+    [
+        (2, 2, 1),
+        (2, 2, 2),
+        (1, 1, 1),
+        (3, 3, 1),
+        (1, 2, 1),
+        (2, 1, 1),
+        (1, 1, 2),
+        (4, 3, 2),
+        (5, 9, 1),
+    ]
 )
 
 

@@ -50,7 +50,7 @@ def _elements(d: str) -> st.SearchStrategy[Any]:
     return usual
 
 
-# -- names --------------------------------------------------------------------------------------
+# -- names ----------------------------------------------------------------------------------------
 
 
 def test_every_name_is_one_of_the_ome_model() -> None:
@@ -77,8 +77,23 @@ def test_what_numpy_takes_is_taken_in_native_order(given_: Any) -> None:
 
 @pytest.mark.parametrize(
     "wrong",
-    [object, "O", str, "U4", "S3", "datetime64[s]", "m8[s]", [("a", "u1")], "(2,)u1", "V4", None,
-     "nonsense", 7, "u3", "u1,u1"],
+    [
+        object,
+        "O",
+        str,
+        "U4",
+        "S3",
+        "datetime64[s]",
+        "m8[s]",
+        [("a", "u1")],
+        "(2,)u1",
+        "V4",
+        None,
+        "nonsense",
+        7,
+        "u3",
+        "u1,u1",
+    ],
 )
 def test_what_cannot_be_a_pixel_is_refused(wrong: Any) -> None:
     with pytest.raises(PixelTypeError, match="pixel type"):
@@ -136,8 +151,10 @@ def _float_holds(value: Any, dtype: np.dtype[Any]) -> bool:
     info = np.finfo(dtype)
     unit = max(math.floor(math.log2(abs(value))) - 1, int(info.minexp)) - int(info.nmant)
     steps = abs(value) / Fraction(2) ** unit
-    return steps.denominator == 1 and _odd_part(steps.numerator) < 2 ** (int(info.nmant) + 1) and (
-        abs(value) <= Fraction(float(info.max))
+    return (
+        steps.denominator == 1
+        and _odd_part(steps.numerator) < 2 ** (int(info.nmant) + 1)
+        and (abs(value) <= Fraction(float(info.max)))
     )
 
 

@@ -314,7 +314,7 @@ def _jpegxl(level: int | None, pixels: NDArray[Any]) -> Bytes:
 def _lerc(level: float, pixels: NDArray[Any]) -> Bytes:
     if pixels.dtype.kind == "f" and np.isnan(pixels).any():
         raise UnsupportedError(
-            "compression 'lerc' cannot hold NaN: replace these pixels, or choose 'deflate' or 'zstd'"
+            "compression 'lerc' cannot hold NaN: replace these pixels, or choose 'deflate'"
         )
     return _made(imagecodecs.lerc_encode(pixels, level))
 

@@ -39,11 +39,15 @@ Tags: TypeAlias = dict[int, tuple[int, ...]]
 
 
 class Page(NamedTuple):
-    """One resolution of every plane of an image: its tags and its tiles."""
+    """One resolution of every plane of an image: its tags and its tiles.
+
+    Tiles not stored yet have no offset, or, with `blank`, share a piece of so many zeros.
+    """
 
     tags: Tags
     down: int  # tiles along Y
     across: int  # tiles along X
+    blank: int = 0
 
 
 class Entry(NamedTuple):
@@ -87,8 +91,10 @@ class Layout(NamedTuple):
         The first bytes: they make a reader take the file for a TIFF.
     body : memoryview
         IFDs and text, right behind the header.
+    fills : tuple of (int, bytes)
+        What stands in the tables, with its offset; the rest of them is zero.
     size : int
-        Where tiles may begin. Between `body` and here lie the tables, all zero.
+        Where tiles may begin. Between `body` and here lie the tables and the blank tile.
     tables : tuple of tuple of Table
         By image and level.
     tiles : int
@@ -97,6 +103,7 @@ class Layout(NamedTuple):
 
     header: bytes
     body: memoryview
+    fills: tuple[tuple[int, bytes], ...]
     size: int
     tables: tuple[tuple[Table, ...], ...]
     tiles: int
@@ -173,8 +180,10 @@ def lay_out(
     out = np.zeros(text + len(description) + len(software), np.uint8)
     out[text:] = np.frombuffer(description + software, np.uint8)
 
-    end = _align(len(out), 8)
+    blank = _align(len(out), ALIGN)
+    end = blank + _align(max(page.blank for _, pages in images for page in pages), ALIGN)
     tiles = 0
+    fills: list[tuple[int, bytes]] = []
     tables: list[tuple[Table, ...]] = []
     for number, ((planes, pages), ifds) in enumerate(zip(images, templates, strict=True)):
         start, stride = starts[number], strides[number]
@@ -186,13 +195,22 @@ def lay_out(
         for page, ifd in zip(pages, ifds, strict=True):
             count = page.down * page.across
             spots: list[int] = []
-            for tag, width in ((TILE_OFFSETS, flavour.width), (TILE_BYTE_COUNTS, _COUNT_WIDTH)):
+            for tag, width, value in (
+                (TILE_OFFSETS, flavour.width, blank if page.blank else 0),
+                (TILE_BYTE_COUNTS, _COUNT_WIDTH, page.blank),
+            ):
+                entry = value.to_bytes(width, "little")
                 if count * width <= flavour.width:
                     spots += (start + ifd.places[tag], stride)
+                    fields.append(
+                        _Field(spots[-2] - start, int.from_bytes(entry * count, "little"), 0)
+                    )
                 else:
                     spots += (end, count * width)
                     fields.append(_Field(ifd.places[tag], end, count * width))
                     end = _align(end + planes * count * width, 8)
+                    if value:
+                        fills.append((spots[-2], entry * (planes * count)))
             row.append(Table(tiles, count, page.across, flavour.width, *spots))
             tiles += planes * count
         tables.append(tuple(row))
@@ -201,7 +219,7 @@ def lay_out(
             block[-1, ifds[0].next : ifds[0].next + flavour.width] = 0
     _begin(out, starts[0], (text, description), (text + len(description), software), flavour)
     body = memoryview(out)[len(flavour.header) :]
-    return Layout(flavour.header, body, _align(end, ALIGN), tuple(tables), tiles)
+    return Layout(flavour.header, body, tuple(fills), _align(end, ALIGN), tuple(tables), tiles)
 
 
 def head_size(images: Sequence[tuple[int, Sequence[Page]]], text: int) -> int:
@@ -366,7 +384,7 @@ def _per_centimetre(size: Quantity, factor: Fraction) -> tuple[int, int] | None:
     else:
         nearest = density.limit_denominator(_UINT32)
         pair = (nearest.numerator, nearest.denominator)
-    return pair if 0 < min(pair) else None
+    return pair if min(pair) > 0 else None
 
 
 def samples_tags(samples: int, *, jpeg: bool) -> Tags:

@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 
 _BAND = 1 << 21
 """Bytes of a band of rows: strips are read in bands of about this size."""
+_PORTION = 1 << 18
+"""Bytes of raw pixels read at a time where they have to be copied on."""
 _local = threading.local()
 
 _DEFLATE = (8, 32946)
@@ -325,8 +327,16 @@ class Recipe:
             ):
                 self._read_exactly(page, segment, offset, target.reshape(-1).view(np.uint8))
                 continue
-            pixels = self._raw_rows(page, segment, offset, stop - start, row_bytes, inside)
-            target[...] = pixels[:: wanted.step, :: inside.step or 1, samples]
+            # in portions that stay in the processor's cache until they are copied on
+            portion = max(1, _PORTION // row_bytes // wanted.step) * wanted.step
+            for top in range(0, stop - start, portion):
+                rows_now = min(portion, stop - start - top)
+                pixels = self._raw_rows(
+                    page, segment, offset + top * row_bytes, rows_now, row_bytes, inside
+                )
+                first = top // wanted.step
+                pixels = pixels[:: wanted.step, :: inside.step or 1, samples]
+                target[first : first + len(pixels)] = pixels
 
     def _raw_rows(  # noqa: PLR0913
         self, page: Page, segment: int, offset: int, rows: int, row_bytes: int, inside: slice

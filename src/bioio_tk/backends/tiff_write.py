@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 import numpy as np
 
+from bioio_tk import __version__
 from bioio_tk.backends import _tiff_layout as tag
 from bioio_tk.backends._file import RandomFile
 from bioio_tk.backends._tiff_codecs import TileCodec
@@ -29,9 +30,9 @@ if TYPE_CHECKING:
     from bioio_tk.backends._tiff_codecs import Bytes
     from bioio_tk.backends.base import StoreOptions
     from bioio_tk.core.region import Shape5
-    from bioio_tk.core.spec import Address, ImageSpec
+    from bioio_tk.core.spec import Address, ImageSpec, Level
 
-SOFTWARE = "bioio_tk 0.1"
+SOFTWARE = f"bioio_tk {__version__}"
 """What the Software tag of a file says."""
 
 CLASSIC_LIMIT = 2**32
@@ -180,9 +181,11 @@ class TiffSink:
             self._file.close()
 
     def _begin(self, layout: tag.Layout) -> None:
-        # The header goes last: a file without one is not taken for a TIFF. The tables are zero,
-        # so they need no more than the file's length.
+        # The header goes last: a file without one is not taken for a TIFF. Of the tables most is
+        # zero, which needs no more than the file's length.
         self._file.write(layout.size - 1, b"\0")
+        for offset, data in layout.fills:
+            self._file.write(offset, data)
         self._file.write(len(layout.header), layout.body)
         self._file.write(0, layout.header)
 
@@ -258,7 +261,7 @@ class _Space:
 
     def take(self, count: int, limit: int) -> int | None:
         """Return the offset of `count` bytes that are free from now on no more, below `limit`."""
-        size = _aligned(count)
+        size = _room(count)
         fit = bisect_left(self._by_size, (size, 0))
         if fit < len(self._by_size):
             room, offset = self._by_size[fit]
@@ -279,7 +282,7 @@ class _Space:
 
     def give(self, offset: int, count: int) -> None:
         """Take back what `take` gave."""
-        size = _aligned(count)
+        size = _room(count)
         at = bisect_left(self._by_offset, (offset, 0))
         if at < len(self._by_offset) and self._by_offset[at][0] == offset + size:
             size += self._by_offset[at][1]
@@ -292,8 +295,9 @@ class _Space:
 
     def reach(self, end: int) -> None:
         """Move the end up; what was passed over is free."""
-        old, self.end = self.end, _aligned(end)
-        self.give(old, self.end - old)
+        count = end - self.end
+        self.give(self.end, count)
+        self.end += _room(count)
 
     def _add(self, offset: int, size: int) -> None:
         insort(self._by_offset, (offset, size))
@@ -304,8 +308,13 @@ class _Space:
         del self._by_size[bisect_left(self._by_size, (size, offset))]
 
 
-def _aligned(count: int) -> int:
-    return -(-count // tag.ALIGN) * tag.ALIGN
+def _room(count: int) -> int:
+    """Return what `count` bytes take: at least one more, so that no tile touches the next.
+
+    Where they touch, readers take them together in one piece, and some (tifffile 2026.3 is one)
+    do so as well for planes whose tiles lie otherwise, or past a tile that is just being stored.
+    """
+    return (count // tag.ALIGN + 1) * tag.ALIGN
 
 
 def _padded(pixels: NDArray[Any], tile: Shape5, *, edge: bool) -> NDArray[Any]:
@@ -397,8 +406,19 @@ def _pages(spec: ImageSpec, codec: TileCodec) -> tuple[int, list[tag.Page]]:
             **codec.tags,
             **tag.resolution(spec.physical_size, spec.shape[:2], (y, x)),
         }
-        pages.append(tag.Page(tags, *level.grid.counts[:2]))
+        pages.append(tag.Page(tags, *level.grid.counts[:2], _blank(spec, level, codec)))
     return z * (c // spec.samples) * t, pages
+
+
+def _blank(spec: ImageSpec, level: Level, codec: TileCodec) -> int:
+    """Return the bytes of a tile that stands for those not stored, 0 where none is needed.
+
+    Readers (tifffile and Bio-Formats among them) take raw tiles as wide as the image from where
+    the first one begins without asking whether there is one, so there has to be one.
+    """
+    if codec.name != "none" or spec.dtype.kind == "b" or level.grid.counts[1] > 1:
+        return 0
+    return level.tile[0] * level.tile[1] * spec.samples * spec.dtype.itemsize
 
 
 def _raw_size(spec: ImageSpec) -> int:

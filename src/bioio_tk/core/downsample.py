@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 from itertools import product
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from bioio_tk.errors import SpecError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from numpy.typing import NDArray
 
 METHODS: tuple[str, ...] = ("mean", "nearest", "mode", "median", "max")
 """The methods `shrink` knows."""
@@ -59,7 +63,8 @@ def shrink(block: NDArray[Any], factor: tuple[int, int, int], method: str) -> ND
     """
     if method not in METHODS:
         raise SpecError(f"method {method!r}: there is none; give one of {', '.join(METHODS)}")
-    if len(factor) != 3 or any(f < 1 for f in factor):
+    sizes: Sequence[int] = factor
+    if len(sizes) != 3 or any(f < 1 for f in sizes):
         raise SpecError(f"factor {factor!r}: give three positive integers for Y, X and Z")
     fy, fx, fz = factor
     pixels = block.transpose(4, 3, 2, 0, 1)
@@ -81,7 +86,7 @@ def shrink(block: NDArray[Any], factor: tuple[int, int, int], method: str) -> ND
 
 
 def _parts(size: int, factor: int) -> list[tuple[slice, int, slice]]:
-    """The stretches of equal cells of an axis: where they are, cell size, where they go."""
+    """Return the stretches of equal cells of an axis: where, cell size, where they go."""
     cells, rest = divmod(size, factor)
     parts = []
     if cells:
@@ -92,14 +97,12 @@ def _parts(size: int, factor: int) -> list[tuple[slice, int, slice]]:
 
 
 def _members(a: NDArray[Any], cell: tuple[int, int, int]) -> list[NDArray[Any]]:
-    """The first pixels of all cells, the second ones, and so on."""
+    """Return the first pixels of all cells, the second ones, and so on."""
     nz, ny, nx = cell
-    return [
-        a[:, :, k::nz, i::ny, j::nx] for k, i, j in product(range(nz), range(ny), range(nx))
-    ]
+    return [a[:, :, k::nz, i::ny, j::nx] for k, i, j in product(range(nz), range(ny), range(nx))]
 
 
-# -- mean -------------------------------------------------------------------------------------
+# -- mean -----------------------------------------------------------------------------------------
 
 
 def _mean(a: NDArray[Any], cell: tuple[int, int, int], out: NDArray[Any]) -> None:
@@ -125,7 +128,7 @@ def _mean(a: NDArray[Any], cell: tuple[int, int, int], out: NDArray[Any]) -> Non
 
 
 def _accumulator(dtype: np.dtype[Any], n: int) -> np.dtype[Any]:
-    """The smallest integer type that holds the sum of n pixels and the rounding."""
+    """Return the smallest integer type that holds the sum of n pixels and the rounding."""
     low, high = int(np.iinfo(dtype).min), int(np.iinfo(dtype).max)
     for size in (2, 4, 8):
         wide = np.dtype(f"{dtype.kind}{size}")
@@ -139,15 +142,14 @@ def _sum(a: NDArray[Any], cell: tuple[int, int, int], dtype: np.dtype[Any]) -> N
     """Sum of each cell: rows first, because whole rows add up fastest."""
     nz, ny, nx = cell
     parts = [a[:, :, k::nz, i::ny, :] for k, i in product(range(nz), range(ny))]
-    if len(parts) == 1:
-        rows = parts[0]
-    else:
+    rows: NDArray[Any] = parts[0]
+    if len(parts) > 1:
         rows = np.add(parts[0], parts[1], dtype=dtype)
         for part in parts[2:]:
             np.add(rows, part, out=rows)
     if nx == 1:
         return rows
-    total = np.add(rows[..., 0::nx], rows[..., 1::nx], dtype=dtype)
+    total: NDArray[Any] = np.add(rows[..., 0::nx], rows[..., 1::nx], dtype=dtype)
     for j in range(2, nx):
         np.add(total, rows[..., j::nx], out=total)
     return total
@@ -164,7 +166,7 @@ def _divide(total: NDArray[Any], n: int, out: NDArray[Any]) -> None:
 
 
 def _mean_2x2(a: NDArray[Any], out: NDArray[Any]) -> None:
-    """The common case, for 8 and 16 bit: two neighbours in X are read as one wider number."""
+    """Do the common case, 8 and 16 bit: two neighbours in X are read as one wider number."""
     size = a.dtype.itemsize
     bits = size * 8
     pair = np.dtype(f"u{size * 2}").type
@@ -181,9 +183,7 @@ def _mean_2x2(a: NDArray[Any], out: NDArray[Any]) -> None:
         for start in range(0, rows, step):
             m = min(step, rows - start)
             u, s, w = upper[:m], total[:m], work[:m]
-            first, second = (
-                plane[2 * start + i : 2 * (start + m) : 2].view(pair) for i in (0, 1)
-            )
+            first, second = (plane[2 * start + i : 2 * (start + m) : 2].view(pair) for i in (0, 1))
             if shift:
                 np.bitwise_xor(first, both, out=u)
                 first = u
@@ -238,7 +238,7 @@ def _mean_float(a: NDArray[Any], cell: tuple[int, int, int], out: NDArray[Any]) 
         np.copyto(out, mean, casting="unsafe")
 
 
-# -- order: max, median, mode -------------------------------------------------------------------
+# -- order: max, median, mode ---------------------------------------------------------------------
 
 
 def _max(a: NDArray[Any], cell: tuple[int, int, int], out: NDArray[Any]) -> None:
@@ -286,13 +286,15 @@ def _middle(below: NDArray[Any], above: NDArray[Any]) -> NDArray[Any]:
     if kind == "f":
         wide = np.promote_types(below.dtype, np.float32)
         with np.errstate(over="ignore", invalid="ignore", under="ignore"):
-            mean = (below.astype(wide) + above) / wide.type(2)
-            return np.where(np.isfinite(mean), mean, below / wide.type(2) + above / wide.type(2))
+            mean: NDArray[Any] = (below.astype(wide) + above) / wide.type(2)
+            halves = below / wide.type(2) + above / wide.type(2)
+            return np.where(np.isfinite(mean), mean, halves)
     unsigned = np.dtype(f"u{size}")
     low = below.astype(unsigned)
     gap = above.astype(unsigned) - low
     one = unsigned.type(1)
-    return (low + (gap >> one) + (gap & one)).astype(below.dtype)
+    middle: NDArray[Any] = low + (gap >> one) + (gap & one)
+    return middle.astype(below.dtype)
 
 
 def _mode(a: NDArray[Any], cell: tuple[int, int, int], out: NDArray[Any]) -> None:
@@ -303,7 +305,7 @@ def _mode(a: NDArray[Any], cell: tuple[int, int, int], out: NDArray[Any]) -> Non
     elif a.dtype.kind in "fc":  # minimum() and maximum() would spread a NaN over its cell
         np.copyto(out, _most_frequent(_ranked(members)))
     elif n == 2:
-        np.minimum(*members, out=out)
+        np.minimum(members[0], members[1], out=out)
     elif n == 4:
         _mode_of_4(members, out)
     else:
@@ -328,7 +330,7 @@ def _mode_of_4(members: list[NDArray[Any]], out: NDArray[Any]) -> None:
 
 
 def _ranked(members: list[NDArray[Any]]) -> NDArray[Any]:
-    """The pixels of every cell in ascending order along a new last axis, NaN last."""
+    """Return the pixels of every cell in ascending order along a new last axis, NaN last."""
     ranked = np.stack(members, axis=-1)
     ranked.sort(axis=-1)
     return ranked

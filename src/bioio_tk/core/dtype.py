@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from types import MappingProxyType
-from typing import Any, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
-from numpy.typing import NDArray
 
 from bioio_tk.errors import PixelTypeError, SpecError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from numpy.typing import NDArray
 
 DType: TypeAlias = "np.dtype[Any]"
 
@@ -89,7 +92,8 @@ def pixel_dtype(given: Any) -> DType:
         raise PixelTypeError(f"{given!r} is no pixel type; {fits}") from exc
     if dtype.kind not in "buifc" or dtype.subdtype is not None:
         raise PixelTypeError(f"{dtype} cannot be a pixel type; {fits}")
-    return dtype.newbyteorder("=")
+    native: DType = dtype.newbyteorder("=")
+    return native
 
 
 def check(given: DType, dtype: DType) -> None:
@@ -247,7 +251,7 @@ def _same(array: NDArray[Any], result: NDArray[Any]) -> NDArray[np.bool_]:
 
 def _clip(array: NDArray[Any], dtype: DType) -> NDArray[Any]:
     source = array.dtype
-    if source.kind == "b" or dtype.kind == "c" and source.kind != "c":
+    if source.kind == "b" or (dtype.kind == "c" and source.kind != "c"):
         return array.astype(dtype)
     if dtype.kind == "c":
         result = np.empty(array.shape, dtype)
@@ -265,7 +269,8 @@ def _clip(array: NDArray[Any], dtype: DType) -> NDArray[Any]:
         return _rounded(array, dtype)
     low, high = _int_limits(source)
     low_t, high_t = (0, 1) if dtype.kind == "b" else _int_limits(dtype)
-    return np.clip(array, max(low, low_t), min(high, high_t)).astype(dtype)
+    clipped: NDArray[Any] = np.clip(array, max(low, low_t), min(high, high_t))
+    return clipped.astype(dtype)
 
 
 def _rounded(array: NDArray[Any], dtype: DType) -> NDArray[Any]:
@@ -321,11 +326,11 @@ def _to_offset(array: NDArray[Any]) -> NDArray[np.uint64]:
 def _from_offset(
     offset: NDArray[Any], dtype: DType, zero: NDArray[np.bool_] | None
 ) -> NDArray[Any]:
-    """The inverse of `_to_offset`; where `zero` is True the pixel is 0."""
+    """Undo `_to_offset`; where `zero` is True the pixel is 0."""
     if dtype.kind == "i":
         bits = _bits(dtype)
         unsigned = offset.astype(f"u{dtype.itemsize}") ^ np.array(2 ** (bits - 1), f"u{bits // 8}")
-        result = unsigned.view(dtype)
+        result: NDArray[Any] = unsigned.view(dtype)
     else:
         result = offset.astype(dtype)
     if zero is not None:
@@ -392,7 +397,7 @@ def _real(number: Any) -> Any:
     return number.real if isinstance(number, complex) else number
 
 
-def _fits(number: Any, dtype: DType) -> bool:
+def _fits(number: Any, dtype: DType) -> bool:  # noqa: PLR0911 - one for each kind of type
     if isinstance(number, complex):
         if dtype.kind == "c":
             part = np.dtype(f"f{dtype.itemsize // 2}")

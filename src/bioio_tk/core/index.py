@@ -42,8 +42,8 @@ class Selection:
     @property
     def shape(self) -> Shape5:
         """Size of the result along Y, X, Z, C, T."""
-        y, x, z, c, t = (len(span) for span in self.spans)
-        return (y, x, z, c, t)
+        y, x, z, c, t = self.spans
+        return (len(y), len(x), len(z), len(c), len(t))
 
     @property
     def size(self) -> int:

@@ -94,11 +94,7 @@ def plan(grid: TileGrid, spans: tuple[Span, Span, Span, Span, Span]) -> Iterator
     spans : tuple of 5 range or integer array
         Wanted positions along Y, X, Z, C, T, all inside the image. Ranges ascend.
     """
-    axes = [
-        list(_along(span, n, size))
-        for span, n, size in zip(spans, grid.tile, grid.shape, strict=True)
-    ]
-    ys, xs, zs, cs, ts = axes
+    ys, xs, zs, cs, ts = map(_along, spans, grid.tile, grid.shape)
     for t, c, z in product(ts, cs, zs):
         whole_tcz = t.whole and c.whole and z.whole
         plain_tcz = t.plain and c.plain and z.plain
@@ -145,16 +141,31 @@ def open_mesh(items: tuple[Pick, ...], shape: tuple[int, ...]) -> tuple[Any, ...
     return np.ix_(*arrays)
 
 
-def _along(span: Span, n: int, size: int) -> Iterator[_Step]:
-    if isinstance(span, range):
-        yield from _along_range(span, n, size)
-    else:
-        yield from _along_array(span, n)
+def _along(span: Span, n: int, size: int) -> list[_Step]:
+    if not isinstance(span, range):
+        return list(_along_array(span, n))
+    if not span:
+        return []
+    if span.step == 1:
+        return _along_run(span.start, span.stop, n, size)
+    return list(_along_range(span, n, size))
+
+
+def _along_run(start: int, stop: int, n: int, size: int) -> list[_Step]:
+    """Do what `_along_range` does for neighbouring positions, which is nearly always the case."""
+    steps = []
+    for k in range(start // n, (stop - 1) // n + 1):
+        low = k * n
+        high = min(low + n, size)
+        a, b = max(start, low), min(stop, high)
+        whole = a == low and b == high
+        steps.append(
+            _Step(k, slice(a - low, b - low), slice(a - start, b - start), whole, plain=True)
+        )
+    return steps
 
 
 def _along_range(span: range, n: int, size: int) -> Iterator[_Step]:
-    if not span:
-        return
     start, step, last = span.start, span.step, span[-1]
     for k in range(start // n, last // n + 1):
         low = k * n

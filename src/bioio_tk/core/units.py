@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import unicodedata
-from collections.abc import Mapping
 from fractions import Fraction
 from functools import lru_cache
 from types import MappingProxyType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from bioio_tk.errors import SpecError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
 
 # SI prefixes by symbol, with the name they have in a spelled-out unit.
 _PREFIXES: tuple[tuple[str, str, int], ...] = (

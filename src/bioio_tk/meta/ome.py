@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, NamedTuple
 from xml.etree import ElementTree as ET
@@ -17,6 +16,8 @@ from bioio_tk.meta import repair
 from bioio_tk.meta.repair import OME_NS
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
     from ome_types import OME
 
 PIXEL_TYPE_NS = "bioio_tk/pixel-type"
@@ -134,8 +135,9 @@ def read_document(xml: str | bytes) -> OmeDocument:
 
     Examples
     --------
-    >>> image = read_document('<OME><Image><Pixels Type="uint8" SizeX="3" SizeY="2"/></Image></OME>')
-    >>> image.images[0].size_x, image.images[0].size_z, image.images[0].order
+    >>> xml = '<OME><Image><Pixels Type="uint8" SizeX="3" SizeY="2"/></Image></OME>'
+    >>> image = read_document(xml).images[0]
+    >>> image.size_x, image.size_z, image.order
     (3, 1, 'XYZCT')
     """
     notes: list[str] = []
@@ -177,7 +179,8 @@ class _Scan:
         self._annotations = False
         self._annotation: str | None = None
 
-    def start(self, name: str, attributes: dict[str, str]) -> None:
+    # One flat function, because it runs for every element of documents with 100 000 of them.
+    def start(self, name: str, attributes: dict[str, str]) -> None:  # noqa: C901, PLR0912
         depth = self._depth = self._depth + 1
         if ":" in name:
             name = name.rpartition(":")[2]
@@ -321,6 +324,8 @@ def _quantity(
     if text is None or not text.strip():
         return None
     value = repair.number(text)
+    if value == 0 and name == "TimeIncrement":
+        return None  # what many writers put where there is only one time point
     if value is None or not 0 < value < math.inf:
         notes.append(f"{where}: {name}={text[:40]!r} makes no sense, left out")
         return None
@@ -342,9 +347,7 @@ def _boolean(text: str | None) -> bool | None:
     return None if text is None else text.strip().lower() in ("true", "1")
 
 
-def _channels(
-    found: _Found, size_c: int, where: str, notes: list[str]
-) -> tuple[OmeChannel, ...]:
+def _channels(found: _Found, size_c: int, where: str, notes: list[str]) -> tuple[OmeChannel, ...]:
     elements = found.channels or found.old_channels
     channels: list[OmeChannel] = []
     left = size_c
@@ -357,9 +360,7 @@ def _channels(
             break
         left -= samples
         channels.append(
-            OmeChannel(
-                attributes.get("Name") or None, _color(attributes.get("Color")), samples
-            )
+            OmeChannel(attributes.get("Name") or None, _color(attributes.get("Color")), samples)
         )
     if left:
         # A document without any Channel is complete; one with too few of them is not. Of a
@@ -400,7 +401,7 @@ def _whole(text: str | None) -> int | None:
     return value if value is not None and value >= 0 else None
 
 
-# -- the document to store --------------------------------------------------------------------------
+# -- the document to store ------------------------------------------------------------------------
 
 
 def document(
@@ -454,10 +455,8 @@ def document(
     ids = {e.get("ID") for e in elements[: len(images)]}
     ifd = 0
     for index, spec in enumerate(images):
-        if index < len(elements):
-            element = elements[index]
-        else:
-            element = ET.SubElement(root, _tag("Image"))
+        known = index < len(elements)
+        element = elements[index] if known else ET.SubElement(root, _tag("Image"))
         if not element.get("ID"):
             element.set("ID", _free("Image", index, ids))
         if spec.name or "Name" not in element.attrib:
@@ -509,7 +508,7 @@ def _tag(name: str) -> str:
 
 
 def _free(name: str, index: int, taken: set[str | None]) -> str:
-    """The first unused ID from `index` on, so that the Nth image is Image:N where it can be."""
+    """Return the first unused ID from `index` on: the Nth image is Image:N where it can be."""
     while f"{name}:{index}" in taken:
         index += 1
     taken.add(f"{name}:{index}")
@@ -517,7 +516,7 @@ def _free(name: str, index: int, taken: set[str | None]) -> str:
 
 
 def _source_tree(metadata: Any) -> ET.Element:
-    """The metadata as a tree of our own, in the schema of 2016, with all geometry sound."""
+    """Return metadata as a tree of our own, in the schema of 2016, with all geometry sound."""
     if not isinstance(metadata, str | bytes):
         metadata = _xml_of(metadata)
     known = read_document(metadata)
@@ -546,7 +545,8 @@ def _xml_of(metadata: Any) -> str:
 
 def _mend_image(element: ET.Element, image: OmeImage, index: int) -> None:
     pixels = element.find(_tag("Pixels"))
-    assert pixels is not None  # noqa: S101 - the caller chose those that have one
+    if pixels is None:
+        return
     for extra in element.findall(_tag("Pixels"))[1:]:
         element.remove(extra)
     element.set("ID", element.get("ID") or f"Image:{index}")
@@ -630,7 +630,8 @@ def _set_sizes(
         ("PhysicalSizeZ", size.z, length_unit),
         ("TimeIncrement", increment, time_unit),
     ):
-        usable = quantity is not None and 0 < quantity[0] < math.inf
+        # The schema's numbers are 32-bit floats: what is smaller would be 0 there.
+        usable = quantity is not None and repair.SMALLEST <= quantity[0] < math.inf
         if replace or usable:
             pixels.attrib.pop(name, None)
             pixels.attrib.pop(f"{name}Unit", None)
@@ -672,8 +673,9 @@ def _new_channels(found: list[ET.Element], spec: ImageSpec, index: int) -> list[
 
 
 def _packed(color: tuple[int, int, int, int]) -> str:
-    """A colour as OME's signed 32-bit RGBA."""
-    if len(color) != 4 or not all(0 <= v <= 255 for v in color):
+    """Return a colour as OME's signed 32-bit RGBA."""
+    parts: Sequence[int] = color
+    if len(parts) != 4 or not all(0 <= v <= 255 for v in parts):
         raise SpecError(f"colour {color!r}: give red, green, blue and alpha, 0 to 255 each")
     red, green, blue, alpha = (int(v) for v in color)
     value = red << 24 | green << 16 | blue << 8 | alpha
@@ -694,11 +696,11 @@ def _kept_planes(found: list[ET.Element], z: int, c: int, t: int) -> list[ET.Ele
 
 
 def _drop_pixel_types(root: ET.Element) -> None:
-    for annotations in root.findall(_tag("StructuredAnnotations")):
-        for annotation in list(annotations):
+    for block in root.findall(_tag("StructuredAnnotations")):
+        for annotation in list(block):
             if annotation.get("Namespace") != PIXEL_TYPE_NS:
                 continue
-            annotations.remove(annotation)
+            block.remove(annotation)
             for image in root.findall(_tag("Image")):
                 for reference in image.findall(_tag("AnnotationRef")):
                     if reference.get("ID") == annotation.get("ID"):
@@ -710,13 +712,13 @@ def _note_pixel_types(root: ET.Element, images: Sequence[ImageSpec]) -> None:
     names = sorted({s.dtype.name for s in images if s.dtype.name in _NEAREST})
     if not names:
         return
-    annotations = root.find(_tag("StructuredAnnotations"))
-    if annotations is None:
-        annotations = ET.SubElement(root, _tag("StructuredAnnotations"))
+    block = root.find(_tag("StructuredAnnotations"))
+    if block is None:
+        block = ET.SubElement(root, _tag("StructuredAnnotations"))
     for name in names:
         identifier = f"Annotation:bioio_tk-{name}"
         annotation = ET.SubElement(
-            annotations,
+            block,
             _tag("MapAnnotation"),
             {"ID": identifier, "Namespace": PIXEL_TYPE_NS},
         )

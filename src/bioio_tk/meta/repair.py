@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import binascii
 import codecs
+import math
 import re
-from collections.abc import Callable, Iterator
 from functools import cache
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 from xml.etree import ElementTree as ET
 from xml.parsers import expat
 
 from bioio_tk.core.units import length_unit, time_unit
 from bioio_tk.errors import FormatError, SpecError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
 
 OME_NS = "http://www.openmicroscopy.org/Schemas/OME/2016-06"
 XSI_NS = "http://www.w3.org/2001/XMLSchema-instance"
@@ -23,8 +27,11 @@ XSI_NS = "http://www.w3.org/2001/XMLSchema-instance"
 MAX_DEPTH = 200
 _MAX_CHARS = 2**30
 
+SMALLEST = 1e-37
+"""The least positive number to write: the floats of the schema have 32 bits."""
 
-# -- text ---------------------------------------------------------------------------------------
+
+# -- text -----------------------------------------------------------------------------------------
 
 # Everything XML 1.0 does not allow in a document.
 _FORBIDDEN = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
@@ -89,9 +96,14 @@ class Handler(Protocol):
 
     closed: bool
 
-    def start(self, name: str, attributes: dict[str, str]) -> None: ...
-    def end(self, name: str) -> None: ...
-    def data(self, text: str) -> None: ...
+    def start(self, name: str, attributes: dict[str, str]) -> None:
+        """Begin an element."""
+
+    def end(self, name: str) -> None:
+        """End an element."""
+
+    def data(self, text: str) -> None:
+        """Take text."""
 
 
 def parse(text: str, handler: Callable[[], Any], notes: list[str]) -> Any:
@@ -133,6 +145,7 @@ def _run(text: str, target: Handler) -> None:
     parser = expat.ParserCreate("UTF-8")  # overrides what the document declares
     parser.buffer_text = True
     parser.SetParamEntityParsing(expat.XML_PARAM_ENTITY_PARSING_NEVER)
+
     def refuse(*_: Any) -> Any:
         raise FormatError(
             "the OME-XML declares a document type or entities, which are never read: remove the "
@@ -157,7 +170,9 @@ def too_deep() -> FormatError:
     return FormatError(f"the OME-XML is nested deeper than {MAX_DEPTH} elements")
 
 
-_REFERENCE = re.compile(r"&(?:#([0-9]{1,7});|#[xX]([0-9A-Fa-f]{1,6});|([A-Za-z][A-Za-z0-9]{1,31});)?")
+_REFERENCE = re.compile(
+    r"&(?:#([0-9]{1,7});|#[xX]([0-9A-Fa-f]{1,6});|([A-Za-z][A-Za-z0-9]{1,31});)?"
+)
 
 
 def _mend_references(text: str) -> str:
@@ -200,9 +215,7 @@ def _reference(match: re.Match[str]) -> str:
 
 
 def _mend_attributes(text: str) -> str:
-    return re.sub(
-        r"=\s*(?:\"[^\"]*\"|'[^']*')", lambda m: m.group().replace("<", "&lt;"), text
-    )
+    return re.sub(r"=\s*(?:\"[^\"]*\"|'[^']*')", lambda m: m.group().replace("<", "&lt;"), text)
 
 
 # -- values ---------------------------------------------------------------------------------------
@@ -213,7 +226,7 @@ def unit(text: str, kind: Callable[[Any], str]) -> str | None:
 
     Examples
     --------
-    >>> unit("\\u00c2\\u00b5m", length_unit), unit("smoots", length_unit)
+    >>> unit("Âµm", length_unit), unit("smoots", length_unit)
     ('µm', None)
     """
     for spelling in _spellings(text):
@@ -256,7 +269,7 @@ def number(text: str) -> float | None:
 def size(text: str) -> int | None:
     """Return the whole number a text means (``"512.0"`` too), None if none."""
     value = number(text[:40])
-    if value is None or value != value or abs(value) > 2**53 or value != int(value):
+    if value is None or not abs(value) <= 2**53 or not value.is_integer():  # NaN is not <=
         return None
     return int(value)
 
@@ -341,7 +354,7 @@ def _old_version(namespace: str) -> str | None:
 
 
 def _upgraded(text: str, version: str) -> str | None:
-    """A document of an older schema rewritten by OME's own stylesheets, None where they fail.
+    """Rewrite a document of an older schema by OME's own stylesheets; None where they fail.
 
     Without them (they take lxml) most of the document is still understood: the schemas share
     nearly all names. What differs is left out.
@@ -357,9 +370,7 @@ def _upgraded(text: str, version: str) -> str | None:
         document = etree.fromstring(serialise(maker.close()).encode())
         while version in steps:
             path = steps[version]
-            style = etree.XSLT(
-                etree.parse(path), access_control=etree.XSLTAccessControl.DENY_ALL
-            )
+            style = etree.XSLT(etree.parse(path), access_control=etree.XSLTAccessControl.DENY_ALL)
             document = style(document)
             version = path.stem.partition("-to-")[2]
         return str(etree.tostring(document, encoding="unicode")) if version == "2016-06" else None
@@ -384,8 +395,15 @@ def serialise(root: ET.Element) -> str:
 _TEXT = str.maketrans({"&": "&amp;", "<": "&lt;", ">": "&gt;", "\r": "&#13;"})
 # Line breaks and tabs in attributes would come back as blanks.
 _ATTRIBUTE = str.maketrans(
-    {"&": "&amp;", "<": "&lt;", ">": "&gt;", '"': "&quot;", "\r": "&#13;", "\n": "&#10;",
-     "\t": "&#9;"}
+    {
+        "&": "&amp;",
+        "<": "&lt;",
+        ">": "&gt;",
+        '"': "&quot;",
+        "\r": "&#13;",
+        "\n": "&#10;",
+        "\t": "&#9;",
+    }
 )
 
 
@@ -395,19 +413,8 @@ def _write(element: ET.Element, default: str | None, out: list[str], *, top: boo
     if space != (default or ""):
         out.append(f' xmlns="{allowed(space).translate(_ATTRIBUTE)}"')
     if top:
-        out.append(
-            f' xmlns:xsi="{XSI_NS}" xsi:schemaLocation="{OME_NS} {OME_NS}/ome.xsd"'
-        )
-    for key, value in element.attrib.items():
-        owner, name = _split(key)
-        if owner == XSI_NS and top:
-            continue
-        if owner == "http://www.w3.org/XML/1998/namespace":
-            name = f"xml:{name}"
-        elif owner:
-            out.append(f' xmlns:a="{allowed(owner).translate(_ATTRIBUTE)}"')
-            name = f"a:{name}"
-        out.append(f' {name}="{allowed(value).translate(_ATTRIBUTE)}"')
+        out.append(f' xmlns:xsi="{XSI_NS}" xsi:schemaLocation="{OME_NS} {OME_NS}/ome.xsd"')
+    _write_attributes(element, out, top=top)
     text = element.text
     if not text and not len(element):
         out.append("/>")
@@ -422,6 +429,19 @@ def _write(element: ET.Element, default: str | None, out: list[str], *, top: boo
         out.append(allowed(element.tail).translate(_TEXT))
 
 
+def _write_attributes(element: ET.Element, out: list[str], *, top: bool) -> None:
+    for key, value in element.attrib.items():
+        owner, name = _split(key)
+        if owner == XSI_NS and top:
+            continue
+        if owner == "http://www.w3.org/XML/1998/namespace":
+            name = f"xml:{name}"
+        elif owner:
+            out.append(f' xmlns:a="{allowed(owner).translate(_ATTRIBUTE)}"')
+            name = f"a:{name}"
+        out.append(f' {name}="{allowed(value).translate(_ATTRIBUTE)}"')
+
+
 def _split(tag: str) -> tuple[str, str]:
     if tag[:1] == "{":
         space, _, local = tag[1:].partition("}")
@@ -429,7 +449,7 @@ def _split(tag: str) -> tuple[str, str]:
     return "", tag
 
 
-# -- the schema -------------------------------------------------------------------------------------
+# -- the schema -----------------------------------------------------------------------------------
 
 _XSD = "{http://www.w3.org/2001/XMLSchema}"
 
@@ -457,6 +477,15 @@ class _Rule(NamedTuple):
     text: Any
     anything: bool
     reference: bool
+
+    @property
+    def identifiers(self) -> list[tuple[str, str]]:
+        """The attributes that hold an ID, and whose."""
+        return [
+            (name, attribute.type)
+            for name, attribute in self.attributes.items()
+            if isinstance(attribute.type, str) and attribute.type.endswith("ID")
+        ]
 
 
 class _Schema:
@@ -515,7 +544,7 @@ class _Schema:
         return _Rule(attributes, slots, text, anything, reference)
 
     def _chain(self, node: ET.Element) -> list[ET.Element]:
-        """The parts of a type, those of the type it extends first."""
+        """Return the parts of a type, those of the type it extends first."""
         for content in ("complexContent", "simpleContent"):
             extension = node.find(f"{_XSD}{content}/{_XSD}extension")
             if extension is None:
@@ -616,22 +645,22 @@ def _restricted(node: ET.Element, text: str) -> str | None:
             if not {
                 "minInclusive": have >= edge,
                 "maxInclusive": have <= edge,
-                "minExclusive": have > edge,
+                "minExclusive": have >= edge + SMALLEST,
             }[name]:
                 return None
     return text
 
 
 def _identifier(text: str, pattern: str) -> str:
-    """An ID as the schema wants it. The same text always gives the same ID, so references hold."""
+    """Return an ID as the schema wants it; always the same for a text, so references hold."""
     found = re.search(r"\(([A-Za-z]+):\\S\+\)", pattern)
     prefix = f"{found.group(1)}:" if found else ""
     text = "".join(text.split())
     if text.startswith("urn:lsid:"):
         body, colon, rest = text[9:].partition(":")
-        if "." in body[1:-1] and re.fullmatch(r"[\w.-]+", body) and colon:
-            if rest.startswith(prefix) and ":" in rest and rest.partition(":")[2]:
-                return text
+        host = "." in body[1:-1] and re.fullmatch(r"[\w.-]+", body) and colon
+        if host and rest.startswith(prefix) and rest.partition(":")[2]:
+            return text
     if prefix and (not text.startswith(prefix) or len(text) == len(prefix)):
         return f"{prefix}{text or '0'}"
     return text or "0"
@@ -641,35 +670,41 @@ _INTEGERS = {"int": 31, "long": 63, "short": 15, "integer": 63}
 
 
 def _builtin(kind: str, text: str) -> str | None:
-    if kind == "string":
-        return text
-    text = text.strip()
-    if kind in _INTEGERS:
-        if re.fullmatch(r"[+-]?[0-9]{1,19}", text):
-            whole: int | None = int(text)
-        else:
-            whole = size(text)
-        bits = _INTEGERS[kind]
-        return str(whole) if whole is not None and -(2**bits) <= whole < 2**bits else None
-    if kind in ("float", "double", "decimal"):
-        value = number(text)
-        if value is None:
-            return None
-        if value != value:
-            return "NaN"
-        if abs(value) == float("inf"):
-            return "INF" if value > 0 else "-INF"
-        return repr(value) if "," in text else text
-    if kind == "boolean":
-        low = text.lower()
-        return low if low in ("true", "false", "0", "1") else None
-    if kind == "dateTime":
-        return text if _is_date(text) else None
-    if kind == "anyURI":
-        return text if re.fullmatch(r"[!#-;=?-\[\]_a-z~]*", text) else None
-    if kind in ("base64Binary", "hexBinary"):
-        return _binary(kind, text)
-    return text
+    """Return `text` as a type that comes with XML Schema wants it, None where it does not fit."""
+    check = _BUILTIN.get(kind)
+    if check is not None:
+        return check(text.strip())
+    return _integer(kind, text.strip()) if kind in _INTEGERS else text
+
+
+def _integer(kind: str, text: str) -> str | None:
+    plain = re.fullmatch(r"[+-]?[0-9]{1,19}", text)
+    whole = int(text) if plain else size(text)
+    bits = _INTEGERS[kind]
+    return str(whole) if whole is not None and -(2**bits) <= whole < 2**bits else None
+
+
+def _float(text: str) -> str | None:
+    value = number(text)
+    if value is None:
+        return None
+    if math.isnan(value):
+        return "NaN"
+    if math.isinf(value):
+        return "INF" if value > 0 else "-INF"
+    return repr(value) if "," in text else text
+
+
+def _true_false(text: str) -> str | None:
+    return text.lower() if text.lower() in ("true", "false", "0", "1") else None
+
+
+def _date(text: str) -> str | None:
+    return text if _is_date(text) else None
+
+
+def _uri(text: str) -> str | None:
+    return text if re.fullmatch(r"[!#-;=?-\[\]_a-z~]*", text) else None
 
 
 def _is_date(text: str) -> bool:
@@ -689,21 +724,36 @@ def _is_date(text: str) -> bool:
     return True
 
 
-def _binary(kind: str, text: str) -> str | None:
-    import binascii
-
+def _base64(text: str) -> str | None:
     plain = "".join(text.split())
     try:
-        if kind == "hexBinary":
-            binascii.unhexlify(plain)
-        else:
-            binascii.a2b_base64(plain, strict_mode=True)
-    except (ValueError, binascii.Error):
+        binascii.a2b_base64(plain, strict_mode=True)
+    except ValueError:
         return None
     return plain
 
 
-# -- making a tree valid ------------------------------------------------------------------------------
+def _hex(text: str) -> str | None:
+    plain = "".join(text.split())
+    try:
+        binascii.unhexlify(plain)
+    except ValueError:
+        return None
+    return plain
+
+
+_BUILTIN: dict[str, Callable[[str], str | None]] = {
+    "float": _float,
+    "double": _float,
+    "boolean": _true_false,
+    "dateTime": _date,
+    "anyURI": _uri,
+    "base64Binary": _base64,
+    "hexBinary": _hex,
+}
+
+
+# -- making a tree valid --------------------------------------------------------------------------
 
 
 @cache
@@ -792,13 +842,10 @@ def _clean_children(schema: _Schema, element: ET.Element, rule: _Rule) -> bool:
         kept.append((index, child))
     kept.sort(key=lambda pair: pair[0])
     element[:] = [child for _, child in kept]
-    for index, slot in enumerate(rule.slots):
-        if slot.choice is None:
-            if counts[index] < slot.least:
-                return False
-        elif slot.least and slot.choice[0] not in taken:
-            return False
-    return True
+    return all(
+        count >= slot.least if slot.choice is None else not slot.least or slot.choice[0] in taken
+        for count, slot in zip(counts, rule.slots, strict=True)
+    )
 
 
 def _release(schema: _Schema, element: ET.Element) -> None:
@@ -815,54 +862,66 @@ def _release(schema: _Schema, element: ET.Element) -> None:
 
 
 def _prune_references(schema: _Schema, root: ET.Element, declaration: ET.Element) -> bool:
-    known: dict[str, set[str]] = {}
-    uses: list[tuple[ET.Element, ET.Element, str, str]] = []
-    changed = False
-    shown: set[str] = set()
-    copies: dict[str, int] = {}
+    """Make IDs unique and leave out references to what is not there; True if any went."""
+    found = _References(schema)
+    found.visit(root, declaration)
+    return found.prune()
 
-    def visit(parent: ET.Element, declared: ET.Element) -> None:
-        nonlocal changed
-        rule = schema.rule(declared)
+
+class _References:
+    """The IDs of a (clean) tree, and what refers to them."""
+
+    def __init__(self, schema: _Schema) -> None:
+        self._schema = schema
+        self._known: dict[str, set[str]] = {}
+        self._copies: dict[str, int] = {}
+        self._uses: list[tuple[ET.Element, ET.Element, str, str]] = []
+        self._in_wells: set[str] = set()
+        self._changed = False
+
+    def visit(self, parent: ET.Element, declaration: ET.Element) -> None:
+        rule = self._schema.rule(declaration)
         if rule.anything:
             return
         children = {n: d for slot in rule.slots for n, d in slot.elements.items()}
         for child in list(parent):
-            local = _split(child.tag)[1]
-            inner = schema.rule(children[local])
-            for name, attribute in inner.attributes.items():
-                value = child.get(name)
-                kind = attribute.type
-                if value is None or not isinstance(kind, str) or not kind.endswith("ID"):
-                    continue
-                if name != "ID" or inner.reference:
-                    uses.append((parent, child, name, kind))
-                    continue
-                ids = known.setdefault(kind, set())
-                if value in ids:
-                    base = value
-                    while value in ids:
-                        copies[base] = copies.get(base, 1) + 1
-                        value = f"{base}-{copies[base]}"
-                    child.set(name, value)
-                ids.add(value)
-            if local == "ImageRef" and _split(parent.tag)[1] == "WellSample":
-                # An image is in one well only.
-                image = child.get("ID", "")
-                if image in shown:
-                    parent.remove(child)
-                    changed = True
-                    continue
-                shown.add(image)
-            visit(child, children[local])
+            inner = children[_split(child.tag)[1]]
+            self._note(parent, child, self._schema.rule(inner))
+            self.visit(child, inner)
 
-    visit(root, declaration)
-    for parent, child, name, kind in uses:
-        if child.get(name) in known.get(kind, ()):
-            continue
-        changed = True
-        if name != "ID":
-            del child.attrib[name]
-        elif child in list(parent):
-            parent.remove(child)
-    return changed
+    def _note(self, parent: ET.Element, child: ET.Element, rule: _Rule) -> None:
+        for name, kind in rule.identifiers:
+            value = child.get(name)
+            if value is None:
+                continue
+            if name != "ID" or rule.reference:
+                self._uses.append((parent, child, name, kind))
+                continue
+            ids = self._known.setdefault(kind, set())
+            if value in ids:
+                child.set(name, value := self._renamed(value, ids))
+            ids.add(value)
+        if child.tag == f"{{{OME_NS}}}ImageRef" and parent.tag == f"{{{OME_NS}}}WellSample":
+            image = child.get("ID", "")
+            if image in self._in_wells:  # an image is in one well only
+                parent.remove(child)
+                self._changed = True
+            self._in_wells.add(image)
+
+    def _renamed(self, value: str, ids: set[str]) -> str:
+        base = value
+        while value in ids:
+            self._copies[base] = self._copies.get(base, 1) + 1
+            value = f"{base}-{self._copies[base]}"
+        return value
+
+    def prune(self) -> bool:
+        for parent, child, name, kind in self._uses:
+            if child.get(name) in self._known.get(kind, ()):
+                continue
+            self._changed = True
+            if name != "ID":
+                del child.attrib[name]
+            elif child in list(parent):
+                parent.remove(child)
+        return self._changed
