@@ -76,7 +76,7 @@ def _padded(
     pixels = pixels.reshape(pixels.shape[0], pixels.shape[1], len(channels))
     padded = pixels[np.ix_([r - top for r in rows], [c - left for c in columns])]
     if not mirrored:
-        padded = padded * (np.outer(inside_y, inside_x)[..., None]).astype(padded.dtype)
+        padded[~np.outer(inside_y, inside_x)] = 0
     return padded
 
 

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import operator
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from bioio_tk.core.index import select
+from bioio_tk.core.index import is_list, select
 from bioio_tk.core.region import AXES
 from bioio_tk.errors import BackendMissingError, RegionError, SpecError
 
@@ -22,7 +23,8 @@ class LazyArray:
     """A view of an open image; indexing gives a smaller view and reads nothing.
 
     Follows numpy's rule: an int drops its axis, a slice keeps it; one axis at a time may be
-    picked with a list, an array or a mask. ``np.asarray(view)`` or `compute` reads the pixels.
+    picked with a list, an array or a mask, and stays in its place. ``np.asarray(view)`` or
+    `compute` reads the pixels.
 
     Parameters
     ----------
@@ -100,7 +102,7 @@ class LazyArray:
         """Return a smaller view; nothing is read."""
         open_axes = [i for i, p in enumerate(self._picks) if not isinstance(p, int)]
         items = _expand(key, len(open_axes))
-        if sum(not isinstance(i, slice) and not np.isscalar(i) for i in items) > 1:
+        if sum(is_list(item) for item in items) > 1:
             raise RegionError(
                 "numpy pairs up lists on several axes; pick one axis at a time: a[[0, 2]][:, [1]]"
             )
@@ -124,7 +126,7 @@ class LazyArray:
         pixels = self._reader._read5(select(key, self._reader.shape))  # noqa: SLF001
         pixels = pixels.transpose([AXES.index(axis) for axis in self._dims])
         drop = tuple(0 if isinstance(p, int) else slice(None) for p in self._picks)
-        return pixels[drop]
+        return np.asarray(pixels[drop])
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> NDArray[Any]:
         if copy is False:
@@ -176,21 +178,30 @@ def _expand(key: Any, ndim: int) -> tuple[Any, ...]:
 
 def _pick_more(axis: str, positions: Any, item: Any) -> Any:
     """Return what `item` picks of `positions`: an int drops the axis."""
-    if isinstance(item, slice):
-        return positions[item]
-    if np.ndim(item) == 0 and not isinstance(item, (bool, np.bool_)):
-        n = len(positions)
-        try:
-            number = item.__index__()
-        except AttributeError:
-            raise RegionError(f"{axis} index {item!r} is neither an int, a slice nor a list") from None
-        if not -n <= number < n:
-            raise RegionError(f"{axis} index {number} is out of range: the array has {axis}={n}")
-        return int(positions[number])
     try:
-        return np.asarray(positions)[np.asarray(item, dtype=None if np.size(item) else np.intp)]
-    except IndexError as exc:
+        if isinstance(item, slice):
+            return positions[item]
+        if is_list(item):
+            return _pick_list(positions, item)
+        if isinstance(item, (bool, np.bool_)):
+            raise TypeError("it is neither an int, a slice nor a list")
+        number = operator.index(item)
+    except (TypeError, ValueError, IndexError) as exc:
         raise RegionError(f"{axis} index {item!r:.60}: {exc}") from None
+    n = len(positions)
+    if not -n <= number < n:
+        raise RegionError(f"{axis} index {number} is out of range: the array has {axis}={n}")
+    return int(positions[number])
+
+
+def _pick_list(positions: Any, item: Any) -> NDArray[Any]:
+    array = np.asarray(item)
+    if array.size == 0 and array.dtype != bool:
+        array = array.astype(np.intp)
+    if array.ndim != 1:
+        raise IndexError(f"an array with {array.ndim} axes; it must have one")
+    picked: NDArray[Any] = np.asarray(positions)[array]
+    return picked
 
 
 def _as_key(pick: Any) -> Any:

@@ -197,14 +197,12 @@ class BioReader(BioBase):
         ...     bw[tile.slices] = tile.crop(smooth(tile.data))
         """
         window = windows.check_size(size)
-        halo = (overlap, overlap) if isinstance(overlap, int) else tuple(overlap)
-        if len(halo) != 2 or any(not isinstance(n, int) or n < 0 for n in halo):
-            raise SpecError(f"overlap {overlap!r}: give pixels, 0 or more, or a pair for Y and X")
+        halo = windows.check_overlap(overlap)
         shape = self.shape
         boxes = windows.windows(shape, window, order)
 
         def load(box: Any) -> Tile:
-            outer, inner = windows.widen(box, halo, shape)  # type: ignore[arg-type]
+            outer, inner = windows.widen(box, halo, shape)
             data = self[outer]
             return windows.Tile(box, data, inner[: data.ndim])
 
@@ -326,6 +324,10 @@ class BioReader(BioBase):
         live = getattr(self, "_live", None)
         if live is not None:
             live.close()
+
+    def __del__(self) -> None:
+        if not getattr(self, "_closed", True):
+            self.close()
 
     def __enter__(self) -> BioReader:
         return self

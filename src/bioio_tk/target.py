@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from contextlib import suppress
 from pathlib import Path
 
 from bioio_tk.errors import TargetBusyError, TargetExistsError
@@ -97,6 +98,7 @@ class Target:
     def _release(self) -> None:
         fd, self._fd = self._fd, -1
         if fd >= 0:
+            self._unlock(fd)
             os.close(fd)
 
     def _refuse_leftover(self) -> None:
@@ -117,6 +119,12 @@ class Target:
             ) from None
         except OSError:
             return  # a file system without locks
+
+    def _unlock(self, fd: int) -> None:
+        # said out loud, because a forked child still has the file open and with it the lock
+        if fcntl is not None:
+            with suppress(OSError):
+                fcntl.flock(fd, fcntl.LOCK_UN)
 
     def _same_file(self, fd: int) -> None:
         # between open and lock the other writer may have finished and moved its file away

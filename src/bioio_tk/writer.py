@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 import warnings
 from contextlib import contextmanager
@@ -13,7 +14,7 @@ from bioio_tk.backends import registry
 from bioio_tk.backends.base import StoreOptions
 from bioio_tk.base import BioBase
 from bioio_tk.core.downsample import METHODS
-from bioio_tk.core.dtype import as_pixels
+from bioio_tk.core.dtype import CASTS, as_pixels
 from bioio_tk.core.index import Selection, select, trim
 from bioio_tk.core.region import AXES
 from bioio_tk.draft import ALIASES, PROPERTIES, Draft
@@ -25,7 +26,6 @@ from bioio_tk.reader import check_path
 from bioio_tk.target import Target
 
 if TYPE_CHECKING:
-    import os
     from collections.abc import Iterator
 
     from numpy.typing import NDArray
@@ -116,6 +116,7 @@ class BioWriter(BioBase):
         bigtiff: bool | None = None,
         **properties: Any,
     ) -> None:
+        self._pid = os.getpid()
         self._state = "new"  # new -> open -> closed; "failed" once a tile was not stored
         self._path = check_path(file_path)
         self._workers = check_workers(max_workers)
@@ -123,6 +124,8 @@ class BioWriter(BioBase):
         self._tile = _tile_size(tile_size)
         self._levels = _level_count(pyramid)
         self._cast = cast
+        if cast is not None and cast not in CASTS:
+            raise SpecError(f"cast={cast!r}: choose one of {', '.join(CASTS)}")
         if downsample not in METHODS:
             raise SpecError(f"downsample={downsample!r}: choose one of {', '.join(METHODS)}")
         self._method = downsample
@@ -159,12 +162,12 @@ class BioWriter(BioBase):
             self._draft.take_array(self._image)
         for name, value in properties.items():
             self._draft.set(name, value)
-        self._fit_channels(properties)
+        self._given = {ALIASES.get(k, k) for k in properties}
+        self._fit_channels()
 
-    def _fit_channels(self, properties: dict[str, Any]) -> None:
+    def _fit_channels(self) -> None:
         # a copied header may name more or fewer channels than the new image has
-        count, draft = self._draft.shape[3], self._draft
-        given = {ALIASES.get(k, k) for k in properties}
+        count, draft, given = self._draft.shape[3], self._draft, self._given
         for what in ("channel_names", "channel_colors"):
             values = getattr(draft, what)
             if values is not None and what not in given and len(values) * draft.samples != count:
@@ -246,6 +249,11 @@ class BioWriter(BioBase):
     @contextmanager
     def _busy(self) -> Iterator[None]:
         """Open the file if need be; close() waits until this is left."""
+        if self._forked:
+            raise ClosedError(
+                f"the writer of {self._path.name!r} belongs to the process that opened it: "
+                "a forked child cannot write with it; send the pixels to the parent"
+            )
         with self._gate:
             self._check_open()
             if self._state == "new":
@@ -257,6 +265,11 @@ class BioWriter(BioBase):
             with self._gate:
                 self._writing -= 1
                 self._gate.notify_all()
+
+    @property
+    def _forked(self) -> bool:
+        # file and locks belong to the parent, which goes on with them
+        return self._pid != os.getpid()
 
     def _check_open(self) -> None:
         if self._state == "closed":
@@ -301,7 +314,7 @@ class BioWriter(BioBase):
         ClosedError
             A write failed before; the tiles stored until then stay in ``NAME.partial``.
         """
-        if self._state == "closed":
+        if self._state == "closed" or self._forked:
             return
         if self._state == "new" and not self._worth_writing():
             self._state = "closed"
@@ -331,6 +344,8 @@ class BioWriter(BioBase):
 
     def abort(self) -> None:
         """Give up: remove the unfinished file; what was at its place before stays as it was."""
+        if self._forked:
+            return
         with self._gate:
             self._gate.wait_for(lambda: not self._writing)
             state, self._state = self._state, "closed"
@@ -371,9 +386,10 @@ class BioWriter(BioBase):
             self.abort()
 
     def __del__(self) -> None:
-        if getattr(self, "_state", "new") in ("open", "failed"):
+        if getattr(self, "_state", "new") in ("open", "failed") and not self._forked:
             self._state = "closed"
             self._let_go()
+            self._scratch.close()
             self._target.leave()
             warnings.warn(
                 f"the writer of {str(self._path)!r} was never closed: what was written lies in "
@@ -423,6 +439,9 @@ class BioWriter(BioBase):
                 f"{name} cannot be set any more: the first pixel of {self._path.name!r} is written"
             )
         self._draft.set(name, value)
+        self._given.add(name)
+        if name in ("C", "shape", "samples_per_pixel"):
+            self._fit_channels()
 
 
 def _broadcast(pixels: NDArray[Any], selection: Selection) -> NDArray[Any]:
@@ -475,8 +494,9 @@ def _place(axis: str, start: Any, count: int, size: int) -> Any:
 
 
 def _tile_size(value: Any) -> tuple[int, int]:
-    sizes = (value, value) if isinstance(value, (int, np.integer)) else tuple(value)
-    if len(sizes) != 2 or any(isinstance(n, bool) or n < 16 or n % 16 for n in sizes):
+    sizes = (value, value) if np.ndim(value) == 0 else tuple(value)
+    whole = all(isinstance(n, (int, np.integer)) and not isinstance(n, bool) for n in sizes)
+    if len(sizes) != 2 or not whole or any(n < 16 or n % 16 for n in sizes):
         raise SpecError(f"tile_size={value!r}: give a multiple of 16, or two (height, width)")
     return (int(sizes[0]), int(sizes[1]))
 

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from pathlib import Path
 
+_FARTHEST = 1 << 62
+"""An offset that no file has; the system refuses larger ones with an error of its own."""
 _BINARY = getattr(os, "O_BINARY", 0) | getattr(os, "O_CLOEXEC", 0)
 
 
@@ -34,7 +36,7 @@ class RandomFile:
     def read(self, offset: int, count: int) -> bytes:
         """Return up to `count` bytes from `offset`; fewer only at the end of the file."""
         parts = []
-        while count > 0:
+        while count > 0 and 0 <= offset < _FARTHEST:
             part = _pread(self._fd, count, offset)
             if not part:
                 break
@@ -47,7 +49,7 @@ class RandomFile:
         """Fill a contiguous writable `buffer` from `offset`; return the number of bytes read."""
         view = memoryview(buffer).cast("B")
         done = 0
-        while done < len(view):
+        while done < len(view) and 0 <= offset < _FARTHEST:
             got = _pread_into(self._fd, view[done:], offset + done)
             if got == 0:
                 break
@@ -65,6 +67,11 @@ class RandomFile:
     def close(self) -> None:
         """Release the file; raise what the system reports only now (a full network disk)."""
         fd, self._fd = self._fd, -1
+        if fd >= 0:
+            os.close(fd)
+
+    def __del__(self) -> None:
+        fd, self._fd = getattr(self, "_fd", -1), -1
         if fd >= 0:
             os.close(fd)
 

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from tifffile import TiffFile
 
 _KEEP = 4096
+_YCBCR = 6
 
 
 class TiffHandle:
@@ -106,9 +107,11 @@ class TiffHandle:
     def from_tifffile(self, tiff_page: Any) -> Page:
         """Return a page that tifffile has read."""
         keyframe = tiff_page.keyframe
-        recipe = self.recipe(keyframe)
-        return finish(
-            Page(
+        # tifffile's hash leaves out the tags that YCbCr is converted with
+        key = (keyframe.hash, keyframe.offset) if keyframe.photometric == _YCBCR else None
+        recipe = self.recipe(keyframe, key)
+        with self._lock:  # tifffile reads some tags only now, at the file's one position
+            page = Page(
                 self.file,
                 recipe,
                 np.array(tiff_page.dataoffsets, np.int64),
@@ -116,7 +119,7 @@ class TiffHandle:
                 getattr(tiff_page, "jpegtables", None) or keyframe.jpegtables,
                 getattr(tiff_page, "jpegheader", None) or keyframe.jpegheader,
             )
-        )
+        return finish(page)
 
     def _load(self, offset: int) -> Page:
         ifd = self.ifds.read(offset)

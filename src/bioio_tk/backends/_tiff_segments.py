@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from bioio_tk.backends import _tiff_ycbcr
 from bioio_tk.errors import DamagedFileError, UnsupportedError
 
 if TYPE_CHECKING:
@@ -71,7 +72,7 @@ class Recipe:
             raise DamagedFileError(f"a page claims to be {self.width} x {self.length} pixels")
         self.tiled = bool(page.is_tiled)
         self.compression = _name(page)
-        self._decode = page.decode
+        self._decode = _tiff_ycbcr.decoder(page) if _tiff_ycbcr.is_needed(page) else page.decode
         self._segment = self._segment_shape(page)
         depth, length, width = self._segment
         self._counts = (-(-self.depth // depth), -(-self.length // length), -(-self.width // width))
@@ -101,6 +102,7 @@ class Recipe:
             and page.bitspersample == stored.itemsize * 8
             and stored.kind != "b"
             and not page.is_subsampled
+            and not _tiff_ycbcr.is_needed(page)
             and (page.compression == 1 or _codec(page) is not None)
         )
         if not plain:
@@ -210,10 +212,11 @@ class Recipe:
             if self._decode_straight(data, segment, target, local, inside, samples):
                 continue
             pixels = self._decoded(page, data, segment)
-            try:
-                target[...] = pixels[d, local, inside, samples]
-            except (ValueError, IndexError) as exc:
-                raise self._damaged(page, segment, f"gives {pixels.shape[1:]} pixels") from exc
+            # a codec says itself what it found; anything else than asked for is not this image
+            found = pixels[d : d + 1, local, inside, samples]
+            if found.shape[1:] != target.shape or found.dtype.newbyteorder("=") != self.dtype:
+                raise self._damaged(page, segment, f"gives {pixels.shape[1:]} {pixels.dtype} pixels")
+            target[...] = found[0]
 
     def _decode_straight(  # noqa: PLR0913
         self,
@@ -284,7 +287,7 @@ class Recipe:
 
     def _read_segment(self, page: Page, segment: int) -> bytes:
         offset, count = int(page.offsets[segment]), int(page.counts[segment])
-        if count > page.file.size:
+        if not 0 < count <= page.file.size:
             raise self._damaged(page, segment, f"claims {count} bytes")
         data = page.file.read(offset, count) if offset > 0 else b""
         if len(data) < count:
@@ -314,9 +317,13 @@ class Recipe:
         for segment, low, d, which in pieces:
             wanted, target = rows[which], out[which]
             start, stop = wanted[0] - low, wanted[-1] - low + 1
-            offset = int(page.offsets[segment])
-            if offset == 0 or int(page.counts[segment]) == 0:
+            offset, count = int(page.offsets[segment]), int(page.counts[segment])
+            if offset == 0 or count == 0:
                 target[...] = 0
+                continue
+            if count < self._raw_bytes(segment) and not page.joined and self.segments > 1:
+                # what follows belongs to another segment; alone in the page, only its length is off
+                self._fill_decoded(page, plane, z, wanted, columns, samples, target)
                 continue
             offset += (d * length + start) * row_bytes
             if (
@@ -337,6 +344,13 @@ class Recipe:
                 first = top // wanted.step
                 pixels = pixels[:: wanted.step, :: inside.step or 1, samples]
                 target[first : first + len(pixels)] = pixels
+
+    def _raw_bytes(self, segment: int) -> int:
+        """Return how long a raw segment has to be."""
+        depth, length, width = self._segment
+        if not self.tiled:
+            length = min(length, self.length - segment % self._counts[1] * length)
+        return depth * length * width * self.samples * self.dtype.itemsize
 
     def _raw_rows(  # noqa: PLR0913
         self, page: Page, segment: int, offset: int, rows: int, row_bytes: int, inside: slice

@@ -35,7 +35,7 @@ def read_series(handle: TiffHandle) -> list[Image]:
         series = handle.tif.series
         if not series:
             raise missing(handle.path, "the file holds no image")
-        images = [image for s in series for image in _images(handle, s)]
+        images = [image for s in series for part in _split(s) for image in _images(handle, part)]
     except BioIOError:
         raise
     except Exception as exc:  # tifffile raises whatever a broken tag leads it to
@@ -43,9 +43,23 @@ def read_series(handle: TiffHandle) -> list[Image]:
     return images
 
 
-def _images(handle: TiffHandle, series: TiffPageSeries) -> list[Image]:
+def _split(series: TiffPageSeries) -> list[list[TiffPageSeries]]:
+    """Return the levels of a series; where nothing says that they are, each is an image."""
+    images: list[list[TiffPageSeries]] = []
+    for level in series.levels:
+        page = level.keyframe
+        same = series.kind != "generic" or page.is_reduced or page.is_subifd
+        if images and same:
+            images[-1].append(level)
+        else:
+            images.append([level])
+    return images
+
+
+def _images(handle: TiffHandle, levels: list[TiffPageSeries]) -> list[Image]:
     """Return one image, or one for each stage position."""
-    layers = [_layers(handle, level) for level in series.levels]
+    series = levels[0]
+    layers = [_layers(handle, level) for level in levels]
     images = []
     for n in range(len(layers[0])):
         chain = tuple(level[n] for level in layers if n < len(level))

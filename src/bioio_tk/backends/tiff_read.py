@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
@@ -9,7 +10,7 @@ import numpy as np
 from bioio_tk.backends import _tiff_ome, _tiff_series
 from bioio_tk.backends._tiff_files import TiffHandle
 from bioio_tk.backends.base import Caps
-from bioio_tk.errors import DamagedFileError, FormatError
+from bioio_tk.errors import DamagedFileError, FormatError, UnsupportedError
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -19,6 +20,10 @@ if TYPE_CHECKING:
     from bioio_tk.backends._tiff_series import Image
     from bioio_tk.core.region import Slices5
     from bioio_tk.core.spec import Address, ImageSpec
+
+
+_TO_KEEP = 1 << 26
+"""Bytes of a decoded tile up to which it is worth keeping for the next request."""
 
 
 class TiffSource:
@@ -56,10 +61,13 @@ class TiffSource:
         image = self._images[at.image]
         level = image.spec.levels[at.level]
         y, x, z, c, t = level.grid.tile_shape(at.key)
-        # samples innermost, as in the file, where pixels are interleaved
-        out = np.empty((t, z, y, x, c), image.spec.dtype).transpose(2, 3, 1, 4, 0)
         part = (slice(0, y), slice(0, x), slice(0, z), slice(0, c), slice(0, t))
-        image.layers[at.level].fill(at, part, out, level)
+        try:
+            # samples innermost, as in the file, where pixels are interleaved
+            out = np.empty((t, z, y, x, c), image.spec.dtype).transpose(2, 3, 1, 4, 0)
+            image.layers[at.level].fill(at, part, out, level)
+        except (MemoryError, OverflowError) as exc:
+            raise self._too_large(at) from exc
         return out
 
     def read_part(self, at: Address, part: Slices5, out: NDArray[Any]) -> bool:
@@ -68,13 +76,23 @@ class TiffSource:
         level = image.spec.levels[at.level]
         if not layer.recipe.raw:
             shape = level.grid.tile_shape(at.key)
-            if any(
+            if math.prod(shape) * out.itemsize <= _TO_KEEP and any(
                 s.start != 0 or s.stop != n or (s.step or 1) != 1
                 for s, n in zip(part, shape, strict=True)
             ):
                 return False  # a tile that must be decoded whole is better kept
-        layer.fill(at, part, out, level)
+        try:
+            layer.fill(at, part, out, level)
+        except (MemoryError, OverflowError) as exc:
+            raise self._too_large(at) from exc
         return True
+
+    def _too_large(self, at: Address) -> UnsupportedError:
+        tile = self._images[at.image].spec.levels[at.level].tile
+        return UnsupportedError(
+            f"{str(self._files.path)!r}: a tile of {tile[1]} x {tile[0]} pixels does not fit into "
+            "memory, and can only be decoded whole"
+        )
 
     def ome_xml(self) -> str | None:
         return self._xml

@@ -219,13 +219,16 @@ def _exact(array: NDArray[Any], dtype: DType) -> NDArray[Any]:
     return result
 
 
-def _same(array: NDArray[Any], result: NDArray[Any]) -> NDArray[np.bool_]:
+def _same(  # noqa: PLR0911 - one for each pair of kinds
+    array: NDArray[Any], result: NDArray[Any]
+) -> NDArray[np.bool_]:
     """Where `result`, made by a plain cast, holds the very values of `array`."""
     source, target = array.dtype, result.dtype
-    if "c" in (source.kind, target.kind):
-        return np.asarray(
-            _same(array.real, result.real) & _same(array.imag, result.imag), dtype=np.bool_
-        )
+    if target.kind == "c":
+        real, imag = _same(array.real, result.real), _same(array.imag, result.imag)
+        return np.asarray(real & imag, dtype=np.bool_)
+    if source.kind == "c":
+        return np.asarray((array.imag == 0) & _same(array.real, result), dtype=np.bool_)
     if source.kind == "b":
         return np.ones(array.shape, np.bool_)
     if target.kind == "b":
@@ -235,7 +238,9 @@ def _same(array: NDArray[Any], result: NDArray[Any]) -> NDArray[np.bool_]:
         return np.asarray((wide == array) | (np.isnan(wide) & np.isnan(array)))
     if source.kind == "f":
         low, high = _float_limits(target)
-        return np.asarray((array >= low) & (array < high) & (np.trunc(array) == array))
+        # float16 would take the limits of the wider integers for infinite.
+        wide = array.astype(np.promote_types(source, np.float32))
+        return np.asarray((wide >= low) & (wide < high) & (np.trunc(wide) == wide))
     low_i, high_i = _int_limits(source)
     if target.kind == "f":
         # Only what lies inside the source type again can be compared there.

@@ -87,7 +87,7 @@ def select(key: Key, shape: Shape5) -> Selection:
                 flips.append(number)
                 span = span[::-1]
             spans.append(span)
-        elif _is_list(item):
+        elif is_list(item):
             spans.append(_positions(axis, item, size))
         else:
             index = _int(axis, item, size)
@@ -123,7 +123,8 @@ def _expand(key: Key) -> tuple[Any, ...]:
     return (*items[:where], *fill, *rest)
 
 
-def _is_list(item: Any) -> bool:
+def is_list(item: Any) -> bool:
+    """Return True for an index that picks positions one by one: a list, an array, a mask."""
     if isinstance(item, np.ndarray):
         return item.ndim > 0
     return isinstance(item, (list, tuple, range)) or (
@@ -161,8 +162,11 @@ def _slice(axis: str, item: slice, size: int) -> range:
 
 
 def _positions(axis: str, item: Any, size: int) -> Span:
-    array = np.asarray(item)
-    if array.size == 0:
+    try:
+        array = np.asarray(item)
+    except ValueError:  # a ragged list
+        raise _refuse(axis, item) from None
+    if array.size == 0 and array.dtype != bool:
         array = array.astype(np.intp)
     if array.ndim != 1:
         raise RegionError(f"{axis} index is an array with {array.ndim} axes; it must have one")

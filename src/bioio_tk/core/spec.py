@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 from typing import NamedTuple, TypeAlias
 
@@ -97,7 +98,7 @@ def at_level(spec: ImageSpec, level: int) -> ImageSpec:
     if level == 0:
         return spec
     full, small = spec.levels[0].shape, spec.levels[level].shape
-    y, x, z = (full[i] / small[i] for i in range(3))
+    y, x, z = (_factor(full[i], small[i]) for i in range(3))
 
     def grow(size: Quantity | None, by: float) -> Quantity | None:
         return None if size is None else (size[0] * by, size[1])
@@ -105,6 +106,20 @@ def at_level(spec: ImageSpec, level: int) -> ImageSpec:
     size = spec.physical_size
     sizes = PhysicalSize(grow(size.x, x), grow(size.y, y), grow(size.z, z))
     return replace(spec, levels=spec.levels[level:], physical_size=sizes)
+
+
+def _factor(full: int, small: int) -> float:
+    """Return how much larger the pixels of a level are: the whole number that was meant.
+
+    >>> _factor(155, 78), _factor(155, 77), _factor(155, 60)
+    (2.0, 2.0, 2.5833333333333335)
+    """
+    ratio = full / small
+    if not ratio.is_integer():  # the last pixel of a row was left out, or is only half there
+        for k in (1 << max(0, round(math.log2(ratio))), int(ratio), int(ratio) + 1):
+            if k and small in (full // k, -(-full // k)):
+                return float(k)
+    return ratio
 
 
 def pyramid_levels(

@@ -6,7 +6,7 @@ import math
 import os
 import threading
 from collections import deque
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from itertools import chain, islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
@@ -74,9 +74,7 @@ def run(func: Callable[[T], object], items: Iterable[T], workers: int, batch: in
         job.stop = True
         raise
     finally:
-        for future in futures:
-            if not future.cancel():
-                future.exception()
+        _settle(futures, job)
     if job.error is not None:
         raise job.error
 
@@ -100,9 +98,7 @@ def ordered(func: Callable[[T], R], items: Iterable[T], ahead: int) -> Iterator[
             # a result nobody has begun is made here: waiting could be waiting for oneself
             yield func(item) if future is None or future.cancel() else future.result()
     finally:
-        for future in flight:
-            if future is not None and not future.cancel():
-                future.exception()
+        _settle([future for future in flight if future is not None])
 
 
 class Turns:
@@ -164,8 +160,10 @@ class _Job(Generic[T]):
                     return
                 try:
                     self._func(item)
-                except Exception as exc:  # whatever it is, the caller gets it
+                except BaseException as exc:  # whatever it is, the caller gets it
                     self._fail(exc)
+                    if not isinstance(exc, Exception):
+                        raise  # in the caller this is Ctrl-C, which comes before any other error
                     return
 
     def _take(self) -> list[T]:
@@ -174,9 +172,11 @@ class _Job(Generic[T]):
                 return []
             try:
                 return list(islice(self._items, self._batch))
-            except Exception as exc:
+            except BaseException as exc:
                 self.stop = True
                 self.error = self.error or exc
+                if not isinstance(exc, Exception):
+                    raise
                 return []
 
     def _fail(self, exc: BaseException) -> None:
@@ -186,15 +186,50 @@ class _Job(Generic[T]):
 
 
 def _submit(func: Callable[..., R], *args: Any) -> Future[R] | None:
-    """Hand work to a helper thread; None where no thread can be had (the interpreter is ending)."""
+    """Hand work to a helper thread; None where no thread can be had.
+
+    That is so when the interpreter is ending, and where the system has no thread left to give.
+    """
     global _executor
+    future: Future[R] = Future()
     try:
         with _executor_lock:
             if _executor is None:
                 _executor = ThreadPoolExecutor(_MOST_HELPERS, thread_name_prefix="bioio_tk")
-            return _executor.submit(func, *args)
+            _executor.submit(_fulfil, future, func, *args)
     except RuntimeError:
-        return None
+        # the work may stand in the queue all the same, and a thread that exists have begun it
+        return None if future.cancel() else future
+    return future
+
+
+def _fulfil(future: Future[R], func: Callable[..., R], *args: Any) -> None:
+    if future.set_running_or_notify_cancel():
+        try:
+            future.set_result(func(*args))
+        except BaseException as exc:
+            future.set_exception(exc)
+
+
+def _settle(futures: Iterable[Future[Any]], job: _Job[Any] | None = None) -> None:
+    """Wait for what has begun and cancel the rest.
+
+    A Ctrl-C meanwhile is raised afterwards, so that nothing goes on behind the caller's back; a
+    second one at once.
+    """
+    interrupt: BaseException | None = None
+    for future in futures:
+        while not (future.cancel() or future.done()):
+            try:
+                wait([future])
+            except BaseException as exc:
+                if interrupt is not None:
+                    raise
+                interrupt = exc
+                if job is not None:
+                    job.stop = True
+    if interrupt is not None:
+        raise interrupt
 
 
 def _after_fork() -> None:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import operator
 from dataclasses import dataclass
 from itertools import product
 from typing import TYPE_CHECKING, Any
+
+import numpy as np
 
 from bioio_tk.core.region import AXES, Shape5, Slices5
 from bioio_tk.errors import SpecError
@@ -41,13 +44,31 @@ class Tile:
 
 def check_size(size: Any) -> Shape5:
     """Return the window as YXZCT: an int is a square plane, a sequence the leading axes."""
-    sizes = (size, size) if isinstance(size, int) else tuple(size)
-    if not 1 <= len(sizes) <= 5 or any(not isinstance(n, int) or n < 1 for n in sizes):
+    sizes = _counts(size, least=1)
+    if not 1 <= len(sizes) <= 5:
         raise SpecError(
             f"tile size {size!r}: give a whole number of pixels, or one for each of Y, X, Z, C, T"
         )
     y, x, z, c, t = (*sizes, *([1] * 5))[:5]
     return (y, x, z, c, t)
+
+
+def check_overlap(overlap: Any) -> tuple[int, int]:
+    """Return the overlap along Y and X."""
+    sizes = _counts(overlap, least=0)
+    if len(sizes) != 2:
+        raise SpecError(f"overlap {overlap!r}: give pixels, 0 or more, or a pair for Y and X")
+    return (sizes[0], sizes[1])
+
+
+def _counts(given: Any, least: int) -> tuple[int, ...]:
+    """Return whole numbers of at least `least`, a single one twice; () for anything else."""
+    try:
+        many = (given, given) if np.ndim(given) == 0 else tuple(given)
+        counts = tuple(-1 if isinstance(n, (bool, np.bool_)) else operator.index(n) for n in many)
+    except (TypeError, ValueError):
+        return ()
+    return counts if all(n >= least for n in counts) else ()
 
 
 def windows(shape: Shape5, size: Shape5, order: str) -> Iterator[Slices5]:

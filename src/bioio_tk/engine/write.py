@@ -27,14 +27,19 @@ class _Partial:
     """A tile that waits until each of its pixels has been given (again), or for flush()."""
 
     room: Room
-    missing: NDArray[np.bool_]
-    count: int  # of missing pixels
+    given: Room  # of bool
+    missing: int  # pixels
 
     def give(self, where: tuple[Any, ...]) -> bool:
         """Mark pixels as given; return True when these were the last ones."""
-        self.count -= int(np.count_nonzero(self.missing[where]))
-        self.missing[where] = False
-        return self.count == 0
+        before = self.given.array[where]
+        self.missing -= before.size - int(np.count_nonzero(before))
+        self.given.array[where] = True
+        return self.missing == 0
+
+    def rest(self) -> None:
+        self.room.rest()
+        self.given.rest()
 
 
 class TileWriter:
@@ -105,7 +110,7 @@ class TileWriter:
             partial = self._partial.pop(at, None)
             if partial is not None:
                 self._store(at, partial.room.array)
-                self._scratch.free(partial.room)
+                self._free(partial)
 
     def _put(self, level: int, step: TileCopy, data: NDArray[Any]) -> None:
         at = Address(self._image, level, step.key)
@@ -113,7 +118,7 @@ class TileWriter:
             if step.whole:
                 partial = self._partial.pop(at, None)
                 if partial is not None:
-                    self._scratch.free(partial.room)
+                    self._free(partial)
                 self._store(at, data[step.dst])
                 return
             partial = self._partial.get(at) or self._begin(at)
@@ -121,9 +126,9 @@ class TileWriter:
             if partial.give(_where(step, partial)):
                 self._partial.pop(at)
                 self._store(at, partial.room.array)
-                self._scratch.free(partial.room)
+                self._free(partial)
             else:
-                partial.room.rest()
+                partial.rest()
 
     def _begin(self, at: Address) -> _Partial:
         shape = self._levels[at.level].grid.tile_shape(at.key)
@@ -131,9 +136,14 @@ class TileWriter:
         stored = self._sink.load_tile(at)
         if stored is not None:
             room.array[...] = stored
-        partial = _Partial(room, np.ones(shape, bool), int(np.prod(shape)))
+        given = self._scratch.room(shape, np.dtype(bool))
+        partial = _Partial(room, given, room.array.size)
         self._partial[at] = partial
         return partial
+
+    def _free(self, partial: _Partial) -> None:
+        self._scratch.free(partial.room)
+        self._scratch.free(partial.given)
 
     def _store(self, at: Address, tile: NDArray[Any]) -> None:
         # the turn of `at` is held, so what goes up the pyramid is what was stored last; turns are
@@ -164,4 +174,6 @@ class TileWriter:
 def _where(step: TileCopy, partial: _Partial) -> tuple[Any, ...]:
     if step.plain:
         return step.src
-    return open_mesh(step.src, partial.room.array.shape)
+    # each position once, or the pixels given twice would be counted twice
+    once = tuple(np.unique(p) if isinstance(p, np.ndarray) else p for p in step.src)
+    return open_mesh(once, partial.room.array.shape)

@@ -1,0 +1,228 @@
+"""Copy an image from a Source piece by piece: each tile is decoded once, memory stays flat."""
+
+from __future__ import annotations
+
+import math
+import threading
+from collections.abc import Callable, Iterator
+from itertools import product
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
+
+from bioio_tk.core.index import select
+from bioio_tk.engine.pool import run
+from bioio_tk.engine.read import read
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from bioio_tk.backends.base import Source
+    from bioio_tk.core.region import Shape5, Slices5
+
+Progress: TypeAlias = Callable[[int, int], object]
+"""Called with (bytes done, bytes in all)."""
+
+_BUDGET = 128 << 20
+"""Bytes of pixels in flight, all windows together; more only where one window needs it."""
+_WIDEST = 192 << 20
+"""A band of strips larger than this is taken in thinner bands, which fill target tiles in parts."""
+_SMALL = 1 << 20
+_LARGE = 16 << 20
+
+
+class Split(NamedTuple):
+    """How an image is cut for copying.
+
+    Attributes
+    ----------
+    window : Shape5
+        Size of a window in YXZCT.
+    at_once : int
+        Windows in work at the same time.
+    workers : int
+        Threads for each of them.
+    """
+
+    window: Shape5
+    at_once: int
+    workers: int
+
+
+def copy(
+    source: Source,
+    image: int,
+    level: int,
+    put: Callable[[Slices5, NDArray[Any]], object],
+    tile: Shape5,
+    *,
+    workers: int,
+    progress: Progress | None = None,
+) -> None:
+    """Hand all pixels of a level to `put`, in pieces that fit the tiles of the target.
+
+    Parameters
+    ----------
+    source : Source
+        The open file.
+    image, level : int
+        What to copy.
+    put : callable
+        Takes a box and its pixels (y, x, z, c, t); called from several threads at once.
+    tile : Shape5
+        Tile of the target in YXZCT.
+    workers : int
+        Threads in all.
+    progress : callable, optional
+        Called as ``progress(done, total)`` in bytes after each window, from the thread that has
+        finished it, one call at a time; `done` grows, and the last call has ``done == total``.
+        What it raises ends the copy.
+    """
+    spec = source.images[image]
+    shape = spec.levels[level].shape
+    itemsize = spec.dtype.itemsize
+    split = cut(
+        shape,
+        spec.levels[level].tile,
+        tile,
+        itemsize,
+        workers=workers if source.caps.parallel_read else 1,
+        parts=_cheap_parts(source, image, level),
+    )
+    tally = _Tally(math.prod(shape) * itemsize, progress)
+
+    def move(box: Slices5) -> None:
+        pixels = read(source, image, level, select(box, shape), workers=split.workers)
+
+        def hand_over(part: Slices5) -> None:
+            inside = tuple(
+                slice(s.start - b.start, s.stop - b.start) for s, b in zip(part, box, strict=True)
+            )
+            put(part, pixels[inside])
+
+        run(hand_over, pieces(box, tile), split.workers)
+        tally.add(pixels.nbytes)
+
+    run(move, windows(shape, split.window), split.at_once)
+
+
+def cut(
+    shape: Shape5,
+    stored: Shape5,
+    tile: Shape5,
+    itemsize: int,
+    *,
+    workers: int,
+    parts: bool = False,
+) -> Split:
+    """Choose windows that hold whole tiles of the source and, where that fits, of the target.
+
+    Parameters
+    ----------
+    shape : Shape5
+        Size of the image.
+    stored, tile : Shape5
+        Tiles of the source and of the target.
+    itemsize : int
+        Bytes of a sample.
+    workers : int
+        Threads in all.
+    parts : bool
+        A part of a source tile costs no more than that part: its tiles need no regard.
+    """
+    budget = max(_BUDGET, 2 * workers * math.prod(tile) * itemsize)
+    height, width, *_ = shape
+    if parts:
+        y, x = min(tile[0], height), min(tile[1], width)
+    else:
+        y, x = (_common(s, t, n) for s, t, n in zip(stored, tile, (height, width), strict=False))
+    depth = 1 if parts else min(stored[2], shape[2])
+    z, c, t = depth, min(max(stored[3], tile[3]), shape[3]), 1
+    sample = z * c * t * itemsize
+    # raw rows are read best in long runs; of small tiles several together, each costs a call
+    enough = min(_LARGE, budget // workers) if parts else _SMALL
+    while y * x * sample < enough and x < width:
+        x = min(2 * x, width)
+    while y * x * sample < enough and y < height:
+        y = min(2 * y, height)
+    if y * x * sample > _WIDEST:
+        rows = 1 if parts else min(stored[0], height)
+        y = min(height, rows * max(1, _LARGE // (rows * x * sample)))
+    at_once = max(1, min(workers, budget // (y * x * sample)))
+    return Split((y, x, z, c, t), at_once, -(-workers // at_once))
+
+
+def windows(shape: Shape5, window: Shape5) -> Iterator[Slices5]:
+    """Yield the windows of an image plane by plane, T outermost.
+
+    In a plane they follow a Z-order curve: neighbours in both directions come soon after each
+    other, so that tiles of the smaller levels fill up one after the other and few are waiting.
+    """
+    counts = [-(-n // w) for n, w in zip(shape, window, strict=True)]
+    for t, c, z in product(*(range(counts[axis]) for axis in (4, 3, 2))):
+        for y, x in _z_order(counts[0], counts[1]):
+            yield tuple(  # type: ignore[misc]
+                slice(k * w, min((k + 1) * w, n))
+                for k, w, n in zip((y, x, z, c, t), window, shape, strict=True)
+            )
+
+
+def pieces(box: Slices5, tile: Shape5) -> Iterator[Slices5]:
+    """Yield the parts into which the borders of a tile grid cut `box`."""
+    spans = [
+        [
+            slice(max(s.start, k * n), min(s.stop, (k + 1) * n))
+            for k in range(s.start // n, -(-s.stop // n))
+        ]
+        for s, n in zip(box, tile, strict=True)
+    ]
+    ys, xs, zs, cs, ts = spans
+    for t, c, z, y, x in product(ts, cs, zs, ys, xs):
+        yield (y, x, z, c, t)
+
+
+class _Tally:
+    """Counts what is done and tells the caller, one call at a time."""
+
+    def __init__(self, total: int, progress: Progress | None) -> None:
+        self._lock = threading.Lock()
+        self._done = 0
+        self._total = total
+        self._progress = progress
+
+    def add(self, count: int) -> None:
+        with self._lock:
+            self._done += count
+            if self._progress is not None:
+                self._progress(self._done, self._total)
+
+
+def _common(stored: int, tile: int, size: int) -> int:
+    """Return a length that is whole in tiles of the source and, if that is not long, the target."""
+    if stored >= size:
+        return size
+    joint = math.lcm(stored, tile)
+    if joint > 2 * max(stored, tile):
+        joint = stored * max(1, tile // stored)
+    return min(joint, size)
+
+
+def _z_order(rows: int, columns: int) -> Iterator[tuple[int, int]]:
+    """Yield (row, column) of a grid, square by square.
+
+    >>> list(_z_order(2, 3))
+    [(0, 0), (0, 1), (1, 0), (1, 1), (0, 2), (1, 2)]
+    """
+    size = 1 << max(0, (max(rows, columns) - 1).bit_length())
+    todo = [(0, 0, size)]
+    while todo:
+        y, x, size = todo.pop()
+        if y >= rows or x >= columns:
+            continue
+        if size == 1:
+            yield y, x
+            continue
+        half = size // 2
+        todo += [(y + a, x + b, half) for a, b in ((half, half), (half, 0), (0, half), (0, 0))]
+
+
+def _cheap_parts(source: Source, image: int, level: int) -> bool:
+    return not source.caps.costly_tiles or bool(source.details(image, level).get("parts"))

@@ -1,0 +1,62 @@
+"""What every test gets: backends to run over, a path to write to, and a check of what it left."""
+
+from __future__ import annotations
+
+import os
+import threading
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, settings
+from images import CASES
+
+from bioio_tk.backends.registry import BACKENDS
+
+WRITABLE = [row for row in BACKENDS if row.sink]
+
+settings.register_profile(
+    "suite",
+    deadline=None,
+    max_examples=int(os.environ.get("BIOIO_TK_EXAMPLES", "25")),
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
+)
+settings.load_profile("suite")
+
+
+@pytest.fixture(params=WRITABLE, ids=lambda row: row.name)
+def backend(request):
+    """Each backend that writes."""
+    return request.param
+
+
+@pytest.fixture(params=CASES, ids=str)
+def case(request):
+    """Each shape an image may have."""
+    return CASES[request.param]
+
+
+@pytest.fixture
+def path(backend, tmp_path: Path) -> Path:
+    """A place for an image of the backend; nothing is there."""
+    return tmp_path / f"image{backend.suffixes[0]}"
+
+
+@pytest.fixture(autouse=True)
+def nothing_left_behind(tmp_path):
+    """Every test ends with no open file under tmp_path and no thread but those of the pool."""
+    before = set(threading.enumerate())
+    yield
+    assert not open_files(tmp_path), "the test left files open"
+    new = {t for t in threading.enumerate() if t not in before and t.is_alive()}
+    assert not [t.name for t in new if not t.name.startswith("bioio_tk")]
+
+
+def open_files(folder: Path) -> list[str]:
+    """Return the paths this process has open under `folder`."""
+    found = []
+    for number in os.listdir("/proc/self/fd"):
+        try:
+            found.append(os.readlink(f"/proc/self/fd/{number}"))
+        except OSError:
+            continue  # the one that listed the folder
+    return [name for name in found if name.startswith(str(folder))]
