@@ -33,8 +33,10 @@ DTYPES = ["u1", "i1", "u2", "i2", "u4", "i4", "u8", "i8", "f2", "f4", "f8", "c8"
 
 def coded(shape, dtype="u2", seed=0):
     """Return an image where pixels that could be mistaken for each other differ."""
-    y, x, z, c, t = np.ogrid[tuple(slice(n) for n in shape)]
+    full = (*shape, 1, 1, 1, 1, 1)[:5]
+    y, x, z, c, t = np.ogrid[tuple(slice(n) for n in full)]
     code = y * 31 + x * 7 + z * 1009 + c * 10007 + t * 20011 + seed * 77
+    code = code.reshape(shape)
     dtype = np.dtype(dtype)
     if dtype.kind == "b":
         return (code * 2654435761 >> 7) % 2 == 1

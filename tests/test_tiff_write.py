@@ -226,6 +226,29 @@ def test_lossy_codecs_come_close_up_to_the_ragged_edge(
     assert np.abs(read - smooth[:, :, 0, :, 0]).max() <= error
 
 
+@pytest.mark.parametrize("samples", [1, 3])
+@pytest.mark.parametrize(("compression", "level"), [("jpeg", 10), ("jpeg2000", 30), ("jpegxl", 20)])
+def test_a_bright_image_does_not_suffer_from_what_is_beyond_its_edge(
+    tmp_path: Path, compression: str, level: int, samples: int
+) -> None:
+    path = tmp_path / "a.tif"
+    spec = make_spec("uint8", (20, 19, 1, samples, 1), samples=samples)
+    sink = TiffSink(empty(path), (spec,), StoreOptions(compression=compression, level=level))
+    store(sink, Address(0, 0, (0, 0, 0, 0, 0)), np.full(spec.shape, 200, np.uint8))
+    sink.close()
+    assert np.abs(tifffile.imread(path).astype(int) - 200).max() <= 5
+
+
+def test_packbits_packs_rows_one_by_one(tmp_path: Path) -> None:
+    """TIFF 6.0, section 9: a run never goes from one row into the next."""
+    spec = make_spec("uint16", (16, 16, 1, 1, 1), (16, 16))
+    options = StoreOptions(compression="packbits")
+    sink = TiffSink(empty(tmp_path / "a.tif"), (spec,), options)
+    packed = sink.encode_tile(Address(0, 0, (0, 0, 0, 0, 0)), np.zeros(spec.shape, np.uint16))
+    sink.close()
+    assert bytes(packed) == bytes([257 - 32, 0]) * 16
+
+
 def test_lerc_keeps_the_error_asked_for(tmp_path: Path) -> None:
     spec = make_spec("float32")
     pixels = np.random.default_rng(1).normal(size=(50, 70, 1, 1, 1)).astype("float32")
@@ -720,6 +743,53 @@ def test_a_failed_write_leaves_the_old_tile_and_its_room_free(
     sink.close()
     assert sink._space.end <= end + 1100
     assert np.array_equal(tifffile.imread(path), new[:, :, 0, 0, 0])
+
+
+def test_making_the_file_longer_spares_what_another_thread_is_writing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "a.tif"
+    spec = make_spec("uint8", (32, 96, 1, 1, 1), (32, 32))
+    sink = TiffSink(empty(path), (spec,), StoreOptions())
+    at = Address(0, 0, (0, 0, 0, 0, 0))
+    store(sink, at, noise((32, 96, 1, 1, 1), 1.0, 1, "uint8"))
+    count = sink._counts[0]
+    original = RandomFile.write
+    others: list[Any] = []
+
+    def write_together(file: RandomFile, offset: int, data: Any) -> None:
+        if not others:  # meanwhile another thread has got its place, and is half done with it
+            others.append(sink._space.take(3 * count, 2**32))
+            original(file, others[0], b"\xaa" * count * 2)
+        original(file, offset, data)
+
+    monkeypatch.setattr(RandomFile, "write", write_together)
+    store(sink, at, noise((32, 96, 1, 1, 1), 0.0, 2, "uint8"))  # smaller, at the end of the file
+    content = path.read_bytes()
+    assert content[others[0] : others[0] + 2 * count] == b"\xaa" * count * 2
+    assert len(content) > sink._offsets[0] + count  # the old count fits behind the new offset
+    sink.close()
+
+
+def test_a_tile_that_moves_while_it_is_read_is_read_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spec = make_spec("uint8", (32, 64, 1, 1, 1), (32, 32))
+    sink = TiffSink(empty(tmp_path / "a.tif"), (spec,), StoreOptions(compression="none"))
+    first, second = addresses(spec)
+    old, new, other = (np.full((32, 32, 1, 1, 1), n, np.uint8) for n in (1, 2, 3))
+    store(sink, first, old)
+    original = RandomFile.read
+
+    def read_late(file: RandomFile, offset: int, count: int) -> bytes:
+        monkeypatch.setattr(RandomFile, "read", original)
+        for at, tile in ((first, new), (second, other)):  # the second takes the place left free
+            sink.store_tile(at, sink.encode_tile(at, tile))
+        return original(file, offset, count)
+
+    monkeypatch.setattr(RandomFile, "read", read_late)
+    np.testing.assert_array_equal(sink.load_tile(first), new)
+    sink.close()
 
 
 def test_many_threads(tmp_path: Path) -> None:

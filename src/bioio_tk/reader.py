@@ -81,10 +81,18 @@ class BioReader(BioBase):
         self._closed = False
         self._xml: str | None = None
         self._open()
-        self._series = _pick("series", series, [s.name for s in self._live.images])
-        levels = self._live.images[self._series].levels
+        try:
+            self._choose(series, level)
+        except BaseException:
+            self.close()
+            raise
+
+    def _choose(self, series: Any, level: Any) -> None:
+        images = self._live.images
+        self._series = _pick("series", series, [s.name for s in images])
+        levels = images[self._series].levels
         self._level = _pick("level", level, [f"{v.shape[1]} x {v.shape[0]}" for v in levels])
-        self._view = at_level(self._live.images[self._series], self._level)
+        self._view = at_level(images[self._series], self._level)
 
     def _open(self) -> None:
         self._lock = threading.Lock()
@@ -374,8 +382,12 @@ class BioReader(BioBase):
     def _get_metadata(self) -> OME:
         from bioio_tk.meta import ome
 
-        xml = self.ome_xml
-        return ome.default_ome(self._live.images) if xml is None else ome.to_ome(xml)
+        xml, images = self.ome_xml, self._live.images
+        if xml is None:
+            return ome.default_ome(images)
+        if self.notes:  # the document is wrong somewhere; its geometry is replaced by the true one
+            return ome.to_ome(ome.document(images, metadata=xml))
+        return ome.to_ome(xml)
 
     def _set(self, name: str, value: Any) -> None:  # noqa: ARG002
         raise ReadOnlyError(f"{name} of a BioReader cannot be set: it is what the file says")

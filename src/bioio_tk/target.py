@@ -41,6 +41,35 @@ class Target:
         self._fd = -1
         self.check()
 
+    @classmethod
+    def adopt(cls, path: Path, *, overwrite: bool) -> Target:
+        """Take hold of the unfinished file that an interrupted write to `path` has left.
+
+        Raises
+        ------
+        FileNotFoundError
+            There is none.
+        TargetBusyError
+            The writer is still at work on it.
+        """
+        target = cls.__new__(cls)
+        target.path, target.partial = path, partial_path(path)
+        target._overwrite, target._fd = overwrite, -1
+        try:
+            fd = os.open(target.partial, os.O_RDWR)
+        except FileNotFoundError:
+            raise FileNotFoundError(
+                f"there is no unfinished file {str(target.partial)!r}: nothing to recover"
+            ) from None
+        try:
+            target._lock(fd)
+            target._same_file(fd)
+        except BaseException:
+            os.close(fd)
+            raise
+        target._fd = fd
+        return target
+
     def check(self) -> None:
         """Raise where open() would, without touching anything."""
         if self.path.is_dir():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import threading
 from collections import OrderedDict
 from pathlib import Path
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
 
 _KEEP = 4096
 _YCBCR = 6
+_UUID = re.compile(r"<(?:\w+:)?OME\b[^>]*?\bUUID\s*=\s*[\"']([^\"']+)[\"']")
 
 
 class TiffHandle:
@@ -70,6 +72,12 @@ class TiffHandle:
             return str(self.tif.pages.first.description)
         except Exception as exc:  # see __init__
             raise damaged(self.path, exc) from exc
+
+    @property
+    def uuid(self) -> str | None:
+        """UUID in the file's own OME-XML, None where there is none."""
+        match = _UUID.search(self.description[:4096])
+        return plain_uuid(match[1]) if match else None
 
     def page(self, number: int) -> Page:
         """Return a page by its place in the file's chain."""
@@ -169,3 +177,12 @@ def damaged(path: Path, exc: Exception) -> BioIOError:
         return exc
     text = str(exc).splitlines()[0] if str(exc) else type(exc).__name__
     return DamagedFileError(f"{str(path)!r} is damaged or no TIFF: {text[:160]}")
+
+
+def plain_uuid(uuid: str | None) -> str | None:
+    """Return the UUID without what it may be wrapped in.
+
+    >>> plain_uuid("urn:uuid:6DFC7A8F-0FEA")
+    '6dfc7a8f-0fea'
+    """
+    return None if uuid is None else uuid.strip().lower().removeprefix("urn:uuid:")

@@ -51,11 +51,15 @@ class Page(NamedTuple):
 
 
 class Entry(NamedTuple):
-    """The number of a tile within the file, and where its offset and its byte count stand."""
+    """The number of a tile within the file, and where its offset and its byte count stand.
+
+    `between` are the bytes between the two where they stand side by side.
+    """
 
     tile: int
     offset_at: int
     count_at: int
+    between: bytes
 
 
 class Table(NamedTuple):
@@ -72,6 +76,7 @@ class Table(NamedTuple):
     offsets_step: int  # from plane to plane
     counts: int
     counts_step: int
+    between: bytes
 
     def entry(self, plane: int, tile: int) -> Entry:
         """Return what belongs to a tile of a plane."""
@@ -79,6 +84,7 @@ class Table(NamedTuple):
             self.first + plane * self.tiles + tile,
             self.offsets + plane * self.offsets_step + tile * self.width,
             self.counts + plane * self.counts_step + tile * _COUNT_WIDTH,
+            self.between,
         )
 
 
@@ -211,7 +217,9 @@ def lay_out(
                     end = _align(end + planes * count * width, 8)
                     if value:
                         fills.append((spots[-2], entry * (planes * count)))
-            row.append(Table(tiles, count, page.across, flavour.width, *spots))
+            row.append(
+                Table(tiles, count, page.across, flavour.width, *spots, _between(count, flavour))
+            )
             tiles += planes * count
         tables.append(tuple(row))
         _fill(block, fields, flavour.width)
@@ -220,6 +228,11 @@ def lay_out(
     _begin(out, starts[0], (text, description), (text + len(description), software), flavour)
     body = memoryview(out)[len(flavour.header) :]
     return Layout(flavour.header, body, tuple(fills), _align(end, ALIGN), tuple(tables), tiles)
+
+
+def _between(tiles: int, flavour: _Flavour) -> bytes:
+    """Return what stands between offset and byte count of a lone tile: both are in the IFD."""
+    return struct.pack(flavour.entry, TILE_BYTE_COUNTS, _LONG, 1) if tiles == 1 else b""
 
 
 def head_size(images: Sequence[tuple[int, Sequence[Page]]], text: int) -> int:

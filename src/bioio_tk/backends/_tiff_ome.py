@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import os
 import re
+from contextlib import closing
 from dataclasses import dataclass
+from functools import cached_property
+from pathlib import PureWindowsPath
 from typing import TYPE_CHECKING
 
-from bioio_tk.backends._tiff_files import TiffHandle
+from bioio_tk.backends._tiff_files import TiffHandle, plain_uuid
 from bioio_tk.backends._tiff_layers import Find, Layer, missing
 from bioio_tk.backends._tiff_segments import Page, Recipe
 from bioio_tk.backends._tiff_series import Image
@@ -22,7 +26,10 @@ if TYPE_CHECKING:
 
 _MOST_TO_CHECK = 4096
 """Planes up to which opening a file makes sure that all of them are there."""
-_UUID = re.compile(r"<(?:\w+:)?OME\b[^>]*?\bUUID\s*=\s*[\"']([^\"']+)[\"']")
+_MOST_PLANES, _MOST_CHANNELS = 1 << 31, 1 << 16
+_LONGEST_XML = 1 << 30
+_MOST_TO_LOOK_AT = 1000
+_TIFF_SUFFIXES = (".tif", ".tiff", ".tf2", ".tf8", ".btf")
 
 
 class OutsideError(FormatError):
@@ -41,6 +48,7 @@ class FileSet:
     def __init__(self, path: Path) -> None:
         self.path = path
         self.folder = path.parent
+        self.notes: list[str] = []
         self._handles: dict[str, TiffHandle] = {}
         with path.open("rb") as file:
             head = file.read(512).lstrip(b"\xef\xbb\xbf \t\r\n")
@@ -71,14 +79,31 @@ class FileSet:
 
     def exists(self, name: str) -> bool:
         """Return whether the folder has a file called `name`; OutsideError where it leads out."""
-        inside = self.folder.resolve()
-        wanted = (inside / name).resolve()
-        if inside not in wanted.parents:
+        parts = re.split(r"[\\/]", name)
+        if "\0" in name or ".." in parts or PureWindowsPath(name).anchor:
             raise OutsideError(
-                f"{str(self.path)!r} names a file outside of its folder ({name!r}); such a file "
-                "is not opened"
+                f"{str(self.path)!r} names a file outside of its folder ({name!r:.200}); such a "
+                "file is not opened"
             )
-        return wanted.is_file()
+        try:
+            return (self.folder / name).is_file()
+        except OSError:  # a name that no file can have
+            return False
+
+    def uuids(self, besides: set[str]) -> dict[str, str]:
+        """Return the UUIDs of the TIFFs in the folder, but for those in `besides`, by UUID."""
+        names = (entry.name for entry in os.scandir(self.folder) if entry.is_file())
+        tiffs = [n for n in names if n.lower().endswith(_TIFF_SUFFIXES) and n not in besides]
+        found = {}
+        for name in sorted(tiffs)[:_MOST_TO_LOOK_AT]:
+            try:
+                handle = TiffHandle(self.folder / name)
+            except (BioIOError, OSError):
+                continue  # some other file; not ours to complain about
+            with closing(handle):
+                if handle.uuid is not None:
+                    found[handle.uuid] = name
+        return found
 
     def ome_xml(self) -> str | None:
         """Return the OME-XML document of the set, None where there is none."""
@@ -93,9 +118,11 @@ class FileSet:
         if document.images or name is None or name == self.path.name:
             return xml
         if not self.exists(name):
-            raise DamagedFileError(
-                f"the metadata of {str(self.path)!r} are in {name!r}, which is not in its folder"
+            self.notes.append(
+                f"the metadata are in {name!r}, which is not in the folder: this is what the file "
+                "says of itself"
             )
+            return None
         return self._document(name)
 
     def _document(self, name: str) -> str | None:
@@ -103,9 +130,12 @@ class FileSet:
         with path.open("rb") as file:
             head = file.read(512)
             if head.lstrip(b"\xef\xbb\xbf \t\r\n").startswith(b"<"):
-                data = head + file.read()
-                if b"OME" not in data[:4096]:
+                head += file.read(4096)
+                if b"OME" not in head:
                     raise FormatError(f"{str(path)!r} is an XML file, but no OME-XML")
+                data = head + file.read(_LONGEST_XML)
+                if len(data) > _LONGEST_XML:
+                    raise FormatError(f"{str(path)!r} is too long for an OME-XML document")
                 return data.decode("utf-8", "replace")
         text = self.handle(name).description
         start = text[:4096]
@@ -144,16 +174,21 @@ class _Names:
     def __init__(self, files: FileSet, document: OmeDocument, notes: list[str]) -> None:
         self._files = files
         self._notes = notes
-        self._root = _plain(document.root_uuid)
+        self._root = plain_uuid(document.root_uuid)
         self._found: dict[tuple[str | None, str | None], str | None] = {}
         self._named = {
             data.file_name for image in document.images for data in image.tiff_data if data.file_name
         }
 
+    @cached_property
+    def _renamed(self) -> dict[str, str]:
+        """UUIDs of the TIFFs in the folder that the document does not name."""
+        return self._files.uuids(self._named)
+
     def __call__(self, data: TiffData) -> str | None:
         key = (data.uuid, data.file_name)
         if key not in self._found:
-            self._found[key] = self._look(_plain(data.uuid), data.file_name)
+            self._found[key] = self._look(plain_uuid(data.uuid), data.file_name)
         return self._found[key]
 
     def _look(self, uuid: str | None, name: str | None) -> str | None:
@@ -169,6 +204,10 @@ class _Names:
             return own
         if self._files.exists(name):
             return name
+        found = None if uuid is None else self._renamed.get(uuid)
+        if found is not None:
+            self._notes.append(f"{name!r} is called {found!r} now: its UUID is the same")
+            return found
         if own is not None and len(self._named) == 1:
             self._notes.append(f"the file is called {name!r} in its OME-XML: it has been renamed")
             return own
@@ -191,14 +230,14 @@ class _Planes:
             raise missing(self.files.path, "the OME-XML names no file for it, or a missing one")
         name, ifd = found
         handle = self.files.handle(name)
-        expected = self.uuids.pop(name, None)
-        if expected is not None and name != self.files.path.name:
-            match = _UUID.search(handle.description[:4096])
-            if match and _plain(match[1]) != expected:
-                self.uuids[name] = expected
+        expected = self.uuids.get(name)
+        if expected is not None:
+            own = handle.uuid
+            if own is not None and own != expected and name != self.files.path.name:
                 raise missing(
-                    self.files.path, f"{name!r} belongs to another set (its UUID is {match[1]})"
+                    self.files.path, f"{name!r} belongs to another set (its UUID is {own})"
                 )
+            self.uuids.pop(name, None)
         return handle, ifd
 
     def finder(self, level: int) -> Find:
@@ -220,9 +259,8 @@ class _Planes:
 def _image(
     files: FileSet, image: OmeImage, resolve: _Names, after: int, notes: list[str]
 ) -> tuple[Image, int]:
-    first = _first_file(image, resolve, files)
-    recipe = first.page(_first_ifd(image, after)).recipe
-    recipe = _known(recipe, image, notes)
+    recipe = _first_page(image, resolve, files, after).recipe
+    _compare(recipe, image, notes)
     samples = recipe.samples * recipe.planes
     channels = _channel_count(image, samples, notes)
     sizes = {"Z": image.size_z, "C": channels, "T": image.size_t}
@@ -261,11 +299,11 @@ def _spec(
     )
 
 
-def _first_file(image: OmeImage, resolve: _Names, files: FileSet) -> TiffHandle:
+def _first_page(image: OmeImage, resolve: _Names, files: FileSet, after: int) -> Page:
     for data in image.tiff_data:
         name = resolve(data)
         if name is not None:
-            return files.handle(name)
+            return files.handle(name).page(data.ifd or 0)
     if image.tiff_data:
         raise DamagedFileError(
             f"none of the files that {str(files.path)!r} names for its image is in its folder"
@@ -274,16 +312,13 @@ def _first_file(image: OmeImage, resolve: _Names, files: FileSet) -> TiffHandle:
         raise UnsupportedError(
             f"{str(files.path)!r} names no TIFF; only OME-TIFF can be read here"
         )
-    return files.own
+    if after >= len(files.own.chain):
+        raise FormatError(f"it has no TiffData, and image {image.name!r} finds no page left")
+    return files.own.page(after)
 
 
-def _first_ifd(image: OmeImage, after: int) -> int:
-    if not image.tiff_data:
-        return after
-    return next((d.ifd for d in image.tiff_data if d.ifd is not None), 0)
-
-
-def _known(recipe: Recipe, image: OmeImage, notes: list[str]) -> Recipe:
+def _compare(recipe: Recipe, image: OmeImage, notes: list[str]) -> None:
+    """Note where document and pixels disagree."""
     if (image.size_x, image.size_y) != (recipe.width, recipe.length):
         notes.append(
             f"the OME-XML says {image.size_x} x {image.size_y} pixels, the TIFF has "
@@ -300,7 +335,6 @@ def _known(recipe: Recipe, image: OmeImage, notes: list[str]) -> Recipe:
             f"the OME-XML says {image.type} pixels, the TIFF has {recipe.dtype.name}: the TIFF is "
             "right"
         )
-    return recipe
 
 
 def _channel_count(image: OmeImage, samples: int, notes: list[str]) -> int:
@@ -319,6 +353,8 @@ def _strides(order: str, sizes: dict[str, int]) -> tuple[dict[str, int], int]:
     for axis in order[2:]:
         strides[axis] = total
         total *= sizes[axis]
+    if total > _MOST_PLANES or sizes["C"] > _MOST_CHANNELS:
+        raise FormatError(f"it claims {total} planes, Z, C, T = {tuple(sizes.values())}")
     return strides, total
 
 
@@ -346,7 +382,7 @@ def _map(  # noqa: PLR0913
         if name is None:
             continue
         if data.uuid is not None:
-            planes.uuids[name] = _plain(data.uuid) or ""
+            planes.uuids[name] = plain_uuid(data.uuid) or ""
         at = _start(data, sizes, strides)
         if at is None:
             notes.append(f"a TiffData element speaks of a plane that does not exist ({_place(data)})")
@@ -423,8 +459,3 @@ def _resolutions(layers: list[Layer], notes: list[str]) -> tuple[Layer, ...]:
         else:
             notes.append(f"a SubIFD of {this.width} x {this.length} pixels is no resolution level")
     return tuple(kept)
-
-
-def _plain(uuid: str | None) -> str | None:
-    return None if uuid is None else uuid.strip().lower().removeprefix("urn:uuid:")
-

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from bioio_tk.backends import _tiff_ycbcr
+from bioio_tk.backends import _tiff_bits24, _tiff_ycbcr
 from bioio_tk.errors import DamagedFileError, UnsupportedError
 
 if TYPE_CHECKING:
@@ -72,7 +72,8 @@ class Recipe:
             raise DamagedFileError(f"a page claims to be {self.width} x {self.length} pixels")
         self.tiled = bool(page.is_tiled)
         self.compression = _name(page)
-        self._decode = _tiff_ycbcr.decoder(page) if _tiff_ycbcr.is_needed(page) else page.decode
+        ours = next((room for room in (_tiff_ycbcr, _tiff_bits24) if room.is_needed(page)), None)
+        self._decode = page.decode if ours is None else ours.decoder(page)
         self._segment = self._segment_shape(page)
         depth, length, width = self._segment
         self._counts = (-(-self.depth // depth), -(-self.length // length), -(-self.width // width))
@@ -122,7 +123,8 @@ class Recipe:
         row = max(1, self.width * self.samples * self.dtype.itemsize)
         rows = max(1, _BAND // row)
         if not self.raw:
-            rows = max(1, rows // length) * length
+            # a power of two of strips: then bands end where target tiles do
+            rows = length << max(0, (rows // length).bit_length() - 1)
         return (min(rows, self.length), self.width, 1)
 
     @property
@@ -214,7 +216,8 @@ class Recipe:
             pixels = self._decoded(page, data, segment)
             # a codec says itself what it found; anything else than asked for is not this image
             found = pixels[d : d + 1, local, inside, samples]
-            if found.shape[1:] != target.shape or found.dtype.newbyteorder("=") != self.dtype:
+            same = found.dtype.newbyteorder("=") == self.dtype or self.dtype == bool
+            if not same or found.shape[1:] != target.shape:
                 raise self._damaged(page, segment, f"gives {pixels.shape[1:]} {pixels.dtype} pixels")
             target[...] = found[0]
 

@@ -113,7 +113,7 @@ def _tables(page: TiffPage) -> tuple[NDArray[np.int32], ...]:
 
 def _full_range(codes: NDArray[Any], black: float, white: float, top: int) -> NDArray[np.int32]:
     values = (codes - black) * top / ((white - black) or 1)
-    return np.clip(values, -top - 1, 2 * top).astype(np.int32)
+    return np.clip(values, -4096, 4096).astype(np.int32)
 
 
 def _fixed(value: float) -> np.int32:

@@ -81,7 +81,10 @@ class Source(Protocol):
         ...
 
     def details(self, image: int, level: int) -> dict[str, Any]:
-        """Return how a level is stored: ``tile``, ``compression`` and what else is worth saying."""
+        """Return how a level is stored: ``tile``, ``compression`` and what else is worth saying.
+
+        ``parts`` is True where a part of a tile can be read at the price of that part.
+        """
         ...
 
     def close(self) -> None:

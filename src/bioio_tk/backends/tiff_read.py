@@ -43,6 +43,7 @@ class TiffSource:
     def _read(self) -> tuple[list[Image], str | None, tuple[str, ...]]:
         notes: list[str] = []
         xml = self._files.ome_xml()
+        notes += self._files.notes
         if xml is not None:
             try:
                 images, found = _tiff_ome.read_images(self._files, xml)
@@ -105,6 +106,7 @@ class TiffSource:
             "compression": recipe.compression,
             "interleaved": recipe.samples > 1,
             "bigtiff": self._files.own_is_big,
+            "parts": recipe.raw,
         }
 
     def close(self) -> None:

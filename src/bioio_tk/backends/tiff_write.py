@@ -45,6 +45,10 @@ tiles that are stored again leave gaps."""
 _TILE_LIMIT = 2**31  # readers count the bytes of a tile in 32 bits, many of them signed
 
 
+_PAGE = 4096  # a write within a page of the system is done as a whole or not at all
+_ENTRY_LOCKS = 64  # one would make threads queue behind each other's writes to the tables
+
+
 class TiffSink:
     """A new OME-TIFF.
 
@@ -93,7 +97,8 @@ class TiffSink:
         self._turns = bytearray(layout.tiles)  # how often a tile was stored, modulo 256
         self._space = _Space(layout.size)
         self._down = layout.size  # the file is at least so long
-        self._lock = threading.Lock()
+        self._lock = threading.Lock()  # of the space, not of what is written there
+        self._entry_locks = tuple(threading.Lock() for _ in range(_ENTRY_LOCKS))
         self._closed = False
         self._file = RandomFile(path, writable=True)
         try:
@@ -114,6 +119,17 @@ class TiffSink:
             TIFF, or the compression, cannot hold such images.
         """
         _plan(images, options)
+
+    @staticmethod
+    def stored(path: Path) -> list[NDArray[np.bool_]]:
+        """Return for each level which tiles a file has that was left unfinished.
+
+        Each is a table of planes x tiles; planes follow each other as said above, tiles run
+        along X, then Y.
+        """
+        from bioio_tk.backends._tiff_stored import stored_tiles
+
+        return stored_tiles(path)
 
     def encode_tile(self, at: Address, tile: NDArray[Any]) -> Bytes:
         """Compress a whole (clipped) tile. Any thread.
@@ -151,10 +167,11 @@ class TiffSink:
             with self._lock:
                 self._space.give(offset, count)
             raise
+        # two threads may make this smaller than it could be, but never larger than it is
+        self._down = max(self._down, offset + count)
+        self._check_open()
         entry = self._entry(at)
-        with self._lock:
-            self._check_open()
-            self._down = max(self._down, offset + count)
+        with self._entry_locks[entry.tile % _ENTRY_LOCKS]:
             self._enter(entry, offset, count, tail=self._codecs[at.image].tail)
 
     def load_tile(self, at: Address) -> NDArray[Any] | None:
@@ -202,40 +219,47 @@ class TiffSink:
         return table.entry(plane, ky * table.across + kx)
 
     def _enter(self, entry: tag.Entry, offset: int, count: int, *, tail: bool) -> None:
-        """Put a tile whose bytes are down into the table; the lock is held.
+        """Put a tile whose bytes are down into the table; the lock of its entry is held.
 
-        Offset and count are two writes. Between them the tile is the old or the new one with
-        bytes behind it that belong to others, or no tile where readers would mind such bytes.
+        Offset and count are one write where they stand side by side, in the IFD of a plane of
+        one tile, else two. Between these the tile is the old or the new one with bytes behind it
+        that belong to others, or no tile where readers would mind such bytes.
         """
         old_offset, old_count = self._offsets[entry.tile], self._counts[entry.tile]
-        steps = [(entry.offset_at, offset, self._width), (entry.count_at, count, 4)]
+        new = offset.to_bytes(self._width, "little"), count.to_bytes(4, "little")
+        steps = [(entry.offset_at, new[0]), (entry.count_at, new[1])]
         if old_count == count:
             steps.pop()
+        elif entry.between and entry.offset_at // _PAGE == (entry.count_at + 3) // _PAGE:
+            steps = [(entry.offset_at, entry.between.join(new))]
         elif old_count and not tail:
-            steps.insert(0, (entry.count_at, 0, 4))
+            steps.insert(0, (entry.count_at, bytes(4)))
         elif old_count and count > old_count:
             steps.reverse()
             self._reach(old_offset + count)
         elif old_count:
             self._reach(offset + old_count)
-        for where, number, width in steps:
-            self._file.write(where, number.to_bytes(width, "little"))
+        for where, data in steps:
+            self._file.write(where, data)
         self._offsets[entry.tile], self._counts[entry.tile] = offset, count
         self._turns[entry.tile] = (self._turns[entry.tile] + 1) % 256
         if old_count:
-            self._space.give(old_offset, old_count)
+            with self._lock:
+                self._space.give(old_offset, old_count)
 
     def _reach(self, end: int) -> None:
         """Make the file at least `end` bytes long, without touching a byte that is spoken for."""
-        if end > self._down:
+        if end <= self._down:
+            return
+        with self._lock:  # held while writing: what is passed over is free to be taken afterwards
             last = max(end - 1, self._space.end)
             self._file.write(last, b"\0")
             self._space.reach(last + 1)
-            self._down = last + 1
+        self._down = max(self._down, last + 1)
 
     def _read(self, tile: int) -> bytes | None:
         while True:
-            with self._lock:
+            with self._entry_locks[tile % _ENTRY_LOCKS]:
                 self._check_open()
                 offset, count, turn = self._offsets[tile], self._counts[tile], self._turns[tile]
             if count == 0:

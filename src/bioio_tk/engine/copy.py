@@ -85,7 +85,7 @@ def copy(
         tile,
         itemsize,
         workers=workers if source.caps.parallel_read else 1,
-        parts=_cheap_parts(source, image, level),
+        parts=cheap_parts(source, image, level),
     )
     tally = _Tally(math.prod(shape) * itemsize, progress)
 
@@ -224,5 +224,6 @@ def _z_order(rows: int, columns: int) -> Iterator[tuple[int, int]]:
         todo += [(y + a, x + b, half) for a, b in ((half, half), (half, 0), (0, half), (0, 0))]
 
 
-def _cheap_parts(source: Source, image: int, level: int) -> bool:
+def cheap_parts(source: Source, image: int, level: int) -> bool:
+    """Return whether a part of a tile can be read at the price of that part."""
     return not source.caps.costly_tiles or bool(source.details(image, level).get("parts"))

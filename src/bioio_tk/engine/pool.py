@@ -38,12 +38,13 @@ def check_workers(max_workers: int | None) -> int:
     """Return the number of workers to use; None means as many as there are CPUs to use."""
     if max_workers is None:
         return min(cpus_available(), _MOST_HELPERS)
-    if isinstance(max_workers, bool) or not isinstance(max_workers, int) or max_workers < 1:
+    whole = hasattr(max_workers, "__index__") and not isinstance(max_workers, bool)
+    if not whole or max_workers < 1:
         raise SpecError(
             f"max_workers={max_workers!r}: give a whole number of 1 or more, or None for one "
             "worker per CPU"
         )
-    return min(max_workers, _MOST_HELPERS)
+    return min(int(max_workers), _MOST_HELPERS)
 
 
 def run(func: Callable[[T], object], items: Iterable[T], workers: int, batch: int = 1) -> None:

@@ -39,6 +39,10 @@ class TileCache:
         self._tiles: OrderedDict[Address, NDArray[Any]] = OrderedDict()
         self._bytes = 0
 
+    def takes(self, size: int) -> bool:
+        """Return whether a tile of `size` bytes would be kept."""
+        return size <= self._most_bytes
+
     def get(self, at: Address) -> NDArray[Any] | None:
         """Return the tile, or None."""
         with self._lock:
@@ -75,7 +79,10 @@ def read(
     if not selection.size:
         return out
     read_part = getattr(source, "read_part", None)
-    keep = cache if source.caps.costly_tiles else None
+    tile_bytes = spec.dtype.itemsize
+    for n, size in zip(grid.tile, grid.shape, strict=True):
+        tile_bytes *= min(n, size)
+    keep = cache if cache and source.caps.costly_tiles and cache.takes(tile_bytes) else None
 
     def copy(step: TileCopy) -> None:
         at = Address(image, level, step.key)
@@ -89,8 +96,6 @@ def read(
                 keep.put(at, tile)
         copy_pixels(out, step.dst, tile, step.src, plain=step.plain)
 
-    y, x, z, c, t = grid.tile
-    tile_bytes = y * x * z * c * t * spec.dtype.itemsize
     if not source.caps.parallel_read or out.nbytes <= _SMALL:
         workers = 1
     run(copy, plan(grid, selection.spans), workers, batch=max(1, _SMALL // max(1, tile_bytes)))

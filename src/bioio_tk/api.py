@@ -1,0 +1,19 @@
+"""What can be done with whole files: convert, describe, recover, make a small picture."""
+
+from __future__ import annotations
+
+from bioio_tk.jobs.convert import ConvertReport, convert, convert_series
+from bioio_tk.jobs.describe import FileInfo, describe
+from bioio_tk.jobs.recover import RecoverReport, recover
+from bioio_tk.jobs.thumbnail import thumbnail
+
+__all__ = [
+    "ConvertReport",
+    "FileInfo",
+    "RecoverReport",
+    "convert",
+    "convert_series",
+    "describe",
+    "recover",
+    "thumbnail",
+]

@@ -1,0 +1,1 @@
+"""The command ``bioio-tk``. Its modules import only click; the rest comes when a command runs."""

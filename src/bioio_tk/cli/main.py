@@ -1,0 +1,122 @@
+"""The command itself: which subcommands there are, and how errors and Ctrl-C end them."""
+
+from __future__ import annotations
+
+import errno
+import os
+import re
+import signal
+import sys
+from importlib import import_module
+from typing import Any, NoReturn
+
+import click
+
+from bioio_tk import __version__
+from bioio_tk.errors import BioIOError
+
+# name -> what it does, in the order of the help; the code is in the module of that name
+_COMMANDS = {
+    "info": "Show what is in image files.",
+    "convert": "Convert an image to OME-TIFF, whatever its size.",
+    "thumbnail": "Make a small PNG picture of an image.",
+    "recover": "Keep what an interrupted write has left.",
+    "demo": "Try it all on a large generated image.",
+}
+
+
+class _Commands(click.Group):
+    """Imports a subcommand when it is wanted, so that the help costs nothing."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002
+        return list(_COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:  # noqa: ARG002
+        if cmd_name not in _COMMANDS:
+            return None
+        command: click.Command = import_module(f"bioio_tk.cli.{cmd_name}").command
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:  # noqa: ARG002
+        with formatter.section("Commands"):
+            formatter.write_dl(list(_COMMANDS.items()))
+
+
+class Interrupted(click.ClickException):
+    """Ctrl-C, with what was left behind."""
+
+    exit_code = 130
+
+    def show(self, file: Any = None) -> None:
+        """Print the message."""
+        click.echo(f"Interrupted: {self.message}", file=file or sys.stderr)
+
+
+@click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"]})
+@click.option("--debug", is_flag=True, help="Show where in the program an error comes from.")
+@click.version_option(__version__, prog_name="bioio-tk")
+def command(*, debug: bool) -> None:
+    """Read and convert microscopy images of any size.
+
+    Every command has its own help: bioio-tk convert --help
+    """
+    if not debug:
+        import logging
+
+        # what is odd in a file stands in the notes; the parser's own log would only repeat it
+        logging.getLogger("tifffile").setLevel(logging.CRITICAL)
+
+
+def main(args: list[str] | None = None) -> NoReturn:
+    """Run the command line and exit: 0 done, 1 failed, 2 wrong usage, 130 interrupted."""
+    given = sys.argv[1:] if args is None else args
+    debug = "--debug" in given
+    terminated = _on_sigterm()
+    try:
+        code = command.main(given, prog_name="bioio-tk", standalone_mode=False)
+    except click.exceptions.Exit as exc:
+        code = exc.exit_code
+    except click.Abort:
+        code = 130
+        click.echo("Interrupted.", err=True)
+    except click.ClickException as exc:
+        exc.show()
+        code = exc.exit_code
+    except (BioIOError, OSError, MemoryError) as exc:
+        if debug:
+            raise
+        if isinstance(exc, OSError) and exc.errno == errno.EPIPE:
+            os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # nobody reads any more: no error
+            sys.exit(1)
+        click.echo(f"Error: {error_text(exc)}", err=True)
+        code = 1
+    sys.exit(143 if terminated and code == 130 else code if isinstance(code, int) else 0)
+
+
+def error_text(exc: BaseException) -> str:
+    """Return an error as one line, with options as they are spelled on the command line."""
+    text = str(exc)
+    if isinstance(exc, OSError) and exc.strerror and not isinstance(exc, BioIOError):
+        text = f"{exc.strerror}: {exc.filename!r}" if exc.filename else exc.strerror
+    text = re.sub(r"\bpass (\w+)=(True\b)?", _as_option, text)
+    return " ".join(text.split()) or type(exc).__name__
+
+
+def _as_option(found: re.Match[str]) -> str:
+    name = found[1].replace("_", "-").replace("max-workers", "workers")
+    return f"use --{name}" if found[2] else f"use --{name} "
+
+
+def _on_sigterm() -> list[int]:
+    """End on SIGTERM as on Ctrl-C, so that nothing unfinished stays; return where it is noted."""
+    seen: list[int] = []
+
+    def stop(number: int, _: object) -> None:
+        seen.append(number)
+        raise KeyboardInterrupt
+
+    try:
+        signal.signal(signal.SIGTERM, stop)
+    except ValueError:
+        pass  # not the main thread: someone calls main() from a program
+    return seen

@@ -1,0 +1,542 @@
+"""bfio's BioReader and BioWriter."""
+
+from __future__ import annotations
+
+import atexit
+import copy
+import inspect
+import logging
+import warnings
+import weakref
+from typing import TYPE_CHECKING, Any, Self
+
+import numpy as np
+
+from bioio_tk import reader, writer
+from bioio_tk.backends import registry
+from bioio_tk.compat.bfio.base_classes import BioBase, workers
+from bioio_tk.compat.bfio.utils import start
+from bioio_tk.core.region import AXES
+from bioio_tk.core.spec import at_level
+from bioio_tk.draft import ALIASES, PROPERTIES
+from bioio_tk.errors import BioIOError, FormatError, SpecError, UnknownFormatError, UnsupportedError
+
+if TYPE_CHECKING:
+    import os
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    from numpy.typing import NDArray
+    from ome_types import OME
+
+    from bioio_tk.backends.base import Source
+    from bioio_tk.core.spec import ImageSpec
+
+__all__ = ["BioReader", "BioWriter", "start"]  # start: bfio 2.1 had it here
+
+_BACKENDS = ("python", "java", "bioformats", "zarr", "zarr3", "tensorstore")
+
+
+class BioReader(BioBase, reader.BioReader):
+    """Open an image file for reading.
+
+    Parameters
+    ----------
+    file_path : str or Path
+        The file; ``~`` is expanded.
+    max_workers : int, optional
+        Threads to decode with; by default one per CPU this process may use.
+    backend : str, optional
+        A name of bfio's, in any case: ``python``, ``java``, ``bioformats``, ``zarr``, ``zarr3``,
+        ``tensorstore``. It says what is expected of the file; the content decides who reads it.
+    clean_metadata : bool
+        Mend OME-XML that is not well formed or not valid; if False, raise.
+    level : int, optional
+        Which resolution; those of a second image in the file are counted on from those of the
+        first, as Bio-Formats does. Negative numbers count from the last one of the first image.
+
+    Raises
+    ------
+    FileNotFoundError
+        There is no such file.
+    UnsupportedError
+        The file needs Bio-Formats or is an OME-Zarr, which cannot be read here.
+    FormatError
+        The file is broken, or its metadata are and `clean_metadata` is False.
+    """
+
+    logger = logging.getLogger("bfio.bfio.BioReader")
+
+    def __init__(
+        self,
+        file_path: str | os.PathLike[str],
+        max_workers: int | None = None,
+        backend: str | None = None,
+        clean_metadata: bool = True,
+        level: int | None = None,
+    ) -> None:
+        name = _backend_name(backend)
+        path = reader.check_path(file_path).resolve()
+        try:
+            super().__init__(path, workers(max_workers))
+        except IsADirectoryError:
+            if name in ("zarr", "zarr3") or path.name.lower().endswith(".zarr"):
+                raise UnsupportedError(
+                    f"{str(path)!r} is a folder, which only an OME-Zarr can be, and this "
+                    "version of bioio_tk reads no OME-Zarr"
+                ) from None
+            raise
+        except UnknownFormatError as exc:
+            if name in ("java", "bioformats"):
+                raise UnsupportedError(
+                    f"backend={backend!r}: this version of bioio_tk has no Bio-Formats, and {exc}"
+                ) from exc
+            raise
+        self.clean_metadata = clean_metadata
+        self.level_given = level
+        self._ome: OME | None = None
+        try:
+            self._go_to_level(level)
+            if not clean_metadata:
+                self._check_metadata()
+        except BaseException:
+            self.close()
+            raise
+
+    def _go_to_level(self, level: int | None) -> None:
+        if level is None:
+            return
+        images = self._live.images
+        every = [(s, n) for s, image in enumerate(images) for n in range(len(image.levels))]
+        first = len(images[0].levels)
+        try:
+            number = level.__index__()
+            self._series, self._level = every[number if number >= 0 else range(first)[number]]
+        except (AttributeError, IndexError):
+            raise SpecError(
+                f"{self.path.name!r} has no level {level!r}; it has {len(every)}, counted from 0"
+            ) from None
+        self._view = at_level(images[self._series], self._level)
+
+    def _check_metadata(self) -> None:
+        xml = self.ome_xml
+        if xml is None:
+            return
+        import ome_types
+
+        from bioio_tk.meta import ome
+
+        ome.read_document(xml)  # refuses what would be dangerous to read
+        try:
+            ome_types.from_xml(xml.encode())
+        except Exception as exc:  # whatever its parsers raise
+            raise FormatError(
+                f"the OME-XML in {self.path.name!r} is not valid ({exc}); leave clean_metadata "
+                "True to have it mended"
+            ) from exc
+
+    # ------------------------------------------------------------------ pixels
+
+    def __getitem__(self, key: Any) -> NDArray[Any]:
+        """Return pixels: ``br[0:100, 0:100, 3, (0, 2), 0]``.
+
+        As documented by bfio, steps of slices are ignored for Y, X and Z and count for C and T.
+        An int keeps its axis at length 1, and then trailing axes of length 1 are dropped, never
+        below two axes. Everything else is as in `bioio_tk.BioReader`.
+        """
+        return super().__getitem__(without_steps(key))
+
+    def read_image(
+        self, X: Any = None, Y: Any = None, Z: Any = None, C: Any = None, T: Any = None
+    ) -> NDArray[Any]:
+        """Return pixels by axis as `read` does, but always with five axes."""
+        pixels = self.read(X, Y, Z, C, T)
+        return pixels[(..., *[None] * (5 - pixels.ndim))]
+
+    def iterate(
+        self,
+        tile_size: Any,
+        tile_stride: Any = None,
+        batch_size: int | None = None,
+        channels: Any = (0,),
+    ) -> Iterator[tuple[NDArray[Any], tuple[list[list[int]], ...]]]:
+        """Walk through the first plane in batches of tiles, as calling the reader does."""
+        return self(tile_size, tile_stride, batch_size, channels)
+
+    # ------------------------------------------------------------------ the file
+
+    @classmethod
+    def image_size(cls, path: str | os.PathLike[str]) -> tuple[int, int]:
+        """Return (width, height) of an image file; (-1, -1) for what is no image."""
+        try:
+            return super().image_size(path)
+        except UnknownFormatError:
+            return (-1, -1)
+
+    @property
+    def _source(self) -> Source:
+        if self._closed:  # bfio opens the file again, and its own examples count on it
+            self._open()
+            self._closed = False
+        return super()._source
+
+    def close(self) -> None:
+        """Release the file. Safe to call twice; what is read later opens it again."""
+        reader.BioReader.close(self)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {
+            "path": self._path,
+            "workers": self._workers,
+            "clean_metadata": self.clean_metadata,
+            "level": self.level_given,
+            "closed": self._closed,
+        }
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__init__(  # type: ignore[misc]
+            state["path"], state["workers"], None, state["clean_metadata"], state["level"]
+        )
+        if state["closed"]:
+            self.close()
+
+    @property
+    def _backend_name(self) -> str:
+        return self._backend.name
+
+    def _get_metadata(self) -> OME:
+        if self._ome is None:
+            self._ome = self._read_ome()
+        return self._ome
+
+    def _read_ome(self) -> OME:
+        """Return the file's OME, with the open image alone if there was a `level`."""
+        from bioio_tk.meta import ome
+
+        specs = self._live.images
+        xml = self.ome_xml
+        try:
+            found = super()._get_metadata()
+        except FormatError:
+            if xml is None:
+                raise
+            found = ome.to_ome(ome.document(specs, metadata=xml))
+        if xml is not None and not _agree(found, specs):  # the file's own structure won
+            found = ome.to_ome(ome.document(specs, metadata=xml))
+        if self.level_given is not None:
+            found.images = [found.images[self._series]]
+            if self._level:
+                found = ome.to_ome(ome.document((self._view,), metadata=found))
+        return found
+
+
+class BioWriter(BioBase, writer.BioWriter):
+    """Create an OME-TIFF file and write pixels into it.
+
+    The file is complete and at its place after `close()`; one that was there is replaced then.
+
+    Parameters
+    ----------
+    file_path : str or Path
+        The file to make; ``~`` is expanded.
+    max_workers : int, optional
+        Threads to encode with; by default one per CPU this process may use.
+    backend : str, optional
+        A name of bfio's, in any case.
+    metadata : ome_types.OME, optional
+        What to start from; of several images the first. It is copied.
+    image : numpy.ndarray, optional
+        Array (Y, X[, Z[, C[, T]]]) to take shape and pixel type from; ignored where there are
+        metadata.
+    **kwargs
+        Properties (``X=…``, ``dtype=…``, ``channel_names=…``, ``ps_x=…``), which win over
+        metadata and image, and the options of `bioio_tk.BioWriter` (``compression=…``,
+        ``tile_size=…``, ``pyramid=…``). Anything else is ignored with a warning.
+
+    Notes
+    -----
+    Pixels of another type are converted if every value fits, else `PixelTypeError` is raised.
+    The pixel types int64 and uint64, which OME does not know, become float64.
+    """
+
+    logger = logging.getLogger("bfio.bfio.BioWriter")
+    append = False
+
+    def __init__(
+        self,
+        file_path: str | os.PathLike[str],
+        max_workers: int | None = None,
+        backend: str | None = None,
+        metadata: Any = None,
+        image: NDArray[Any] | None = None,
+        **kwargs: Any,
+    ) -> None:
+        self._ready = False
+        self._shown: OME | None = None
+        self._shown_as = ""
+        path = reader.check_path(file_path).resolve()
+        self.append = kwargs.pop("append", False) is True
+        unknown = [k for k in kwargs if ALIASES.get(k, k) not in PROPERTIES and k not in _OPTIONS]
+        for name in unknown:
+            warnings.warn(
+                f"BioWriter does not know the keyword {name!r} and ignores it, as bfio does",
+                UserWarning,
+                stacklevel=2,
+            )
+            del kwargs[name]
+        if metadata is not None and not isinstance(metadata, str | bytes):
+            metadata = copy.deepcopy(metadata)
+            if len(getattr(metadata, "images", ())) > 1:
+                self.logger.warning("the metadata have several images: only the first is written")
+        super().__init__(
+            path,
+            workers(max_workers),
+            _writing_backend(path, backend),
+            metadata,
+            None if metadata is not None else image,
+            **{"cast": "exact", "overwrite": True, **kwargs},
+        )
+        self._ready = True
+        _writers.add(self)
+
+    # ------------------------------------------------------------------ pixels
+
+    def __setitem__(self, key: Any, value: Any) -> None:
+        """Write pixels: ``bw[0:100, 0:100, 3, 0, 0] = plane``.
+
+        As documented by bfio, steps of slices are ignored for Y, X and Z and count for C and T.
+        """
+        super().__setitem__(without_steps(key), value)
+
+    def write(
+        self, image: Any, X: Any = None, Y: Any = None, Z: Any = None, C: Any = None, T: Any = None
+    ) -> None:
+        """Write an array at a place.
+
+        Parameters
+        ----------
+        image : numpy.ndarray
+            Axes Y, X, Z, C, T; missing trailing axes count as 1.
+        X, Y, Z : int or [int], optional
+            First pixel along the axis, 0 by default.
+        C, T : int or sequence of int, optional
+            Position of each of the array's; 0, 1, 2, … by default.
+        """
+        super().write(image, X, Y, Z, C, T)
+
+    def write_image(
+        self, image: Any, X: Any = None, Y: Any = None, Z: Any = None, C: Any = None, T: Any = None
+    ) -> None:
+        """Write an array at a place, as `write`."""
+        self.write(image, X, Y, Z, C, T)
+
+    # ------------------------------------------------------------------ properties
+
+    def _describe(self, metadata: Any, image: Any, like: Any, properties: dict[str, Any]) -> None:
+        super()._describe(metadata, image, like, properties)
+        if metadata is not None and "name" not in properties:
+            self._draft.name = self._path.name
+        self._settle()
+
+    def _infer(self, key: Any, value: Any) -> None:
+        self._absorb()
+        super()._infer(key, value)
+        self._settle()
+
+    def _set(self, name: str, value: Any) -> None:
+        self._absorb()
+        name = ALIASES.get(name, name)
+        if name == "metadata":
+            raise AttributeError(
+                "metadata cannot be set; change the object that bw.metadata gives, or the "
+                "properties of the writer"
+            )
+        if name in AXES and isinstance(value, (float, np.floating)) and value.is_integer():
+            value = int(value)
+        if name.startswith("physical_size_") and isinstance(value, tuple) and None in value:
+            return  # bfio: nothing known, nothing changed
+        if name == "channel_names" and not self.read_only:
+            self._check_names(value)
+        if name == "C":
+            self._given.discard("channel_names")  # those that are too many go
+        super()._set(name, value)
+        self._settle()
+        self._refresh()
+
+    def _check_names(self, names: Any) -> None:
+        count, samples = self._draft.shape[3], self._draft.samples
+        if "C" in self._draft.sizes and len(names) not in (count, count // samples):
+            raise SpecError(f"{len(names)} channel names were given, but the image has C={count}")
+
+    def _settle(self) -> None:
+        """Turn what cannot be stored as it was said into what bfio makes of it."""
+        draft = self._draft
+        if draft.dtype is not None and draft.dtype in (np.int64, np.uint64):
+            self.logger.warning("%s is no pixel type of OME: saved as float64", draft.dtype)
+            draft.dtype = np.dtype(np.float64)
+        if draft.shape[3] % draft.samples:  # RGB metadata for an image of fewer channels
+            draft.samples = 1
+            self._fit_channels()
+
+    # bfio gives out its own metadata object, and what is changed in it changes the image
+
+    def _get_metadata(self) -> OME:
+        self._absorb()
+        if self._shown is None:
+            self._shown = super()._get_metadata()
+            self._shown_as = _xml(self._shown)
+        return self._shown
+
+    def _absorb(self) -> None:
+        """Take over what was changed in the object that `metadata` gave."""
+        if self._shown is None or self.read_only:
+            return
+        xml = _xml(self._shown)
+        if xml != self._shown_as:
+            self._shown_as = xml
+            self._draft.set_metadata(copy.deepcopy(self._shown))
+            self._settle()
+
+    def _refresh(self) -> None:
+        """Show a change of a property in the object that `metadata` gave."""
+        if self._shown is None:
+            return
+        try:
+            fresh = super()._get_metadata()
+        except SpecError:  # half way: names of channels that are still to come
+            return
+        for field in type(fresh).model_fields:
+            setattr(self._shown, field, getattr(fresh, field))
+        self._shown_as = _xml(self._shown)
+
+    def _spec(self) -> ImageSpec:
+        self._absorb()
+        return super()._spec()
+
+    def _get_shape(self) -> Any:
+        self._absorb()
+        return super()._get_shape()
+
+    @property
+    def max_workers(self) -> int:
+        """Threads to work with; may be changed at any time."""
+        return self._workers
+
+    @max_workers.setter
+    def max_workers(self, value: int | None) -> None:
+        self._workers = workers(value)
+        if self._state == "open":
+            self._tiles._workers = self._workers  # noqa: SLF001
+
+    _max_workers = max_workers
+
+    # ------------------------------------------------------------------ the file
+
+    def _start(self) -> None:
+        self._absorb()
+        super()._start()
+
+    def _worth_writing(self) -> bool:
+        return self._image is not None  # bfio makes no file as long as nothing is written
+
+    def close(self) -> None:
+        """Complete the file and move it into place; nothing where nothing was written."""
+        writer.BioWriter.close(self)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __del__(self) -> None:
+        if not getattr(self, "_ready", False):
+            return
+        if self._state == "failed":
+            super().__del__()
+        else:
+            self.close()
+
+    @property
+    def _backend(self) -> _Backend:
+        return _Backend(self)
+
+    @property
+    def _backend_name(self) -> str:
+        return self._row.name
+
+
+class _Backend:
+    """What code reaches for in ``bw._backend``."""
+
+    def __init__(self, front: BioWriter) -> None:
+        self._front = front
+
+    def _init_writer(self) -> None:
+        with self._front._busy():  # noqa: SLF001
+            pass
+
+
+def without_steps(key: Any) -> Any:
+    """Return `key` with no step along Y, X and Z."""
+    items = key if isinstance(key, tuple) else (key,)
+    dots = next((n for n, item in enumerate(items) if item is Ellipsis), len(items))
+    plain = list(items)
+    for n, item in enumerate(items):
+        axis = n if n < dots else 5 - len(items) + n
+        if axis < 3 and isinstance(item, slice):
+            plain[n] = slice(item.start, item.stop)
+    return tuple(plain)
+
+
+def _backend_name(backend: Any) -> str | None:
+    if backend is None:
+        return None
+    name = str(backend).lower()
+    if name not in _BACKENDS:
+        raise SpecError(f"backend={backend!r}: choose one of {', '.join(_BACKENDS)}")
+    return name
+
+
+def _writing_backend(path: Path, backend: Any) -> str:
+    name = _backend_name(backend)
+    if name not in ("zarr", "zarr3") and not path.name.lower().endswith(".zarr"):
+        return "python"  # OME-TIFF, whatever the ending
+    try:
+        return registry.for_writing(path, "zarr").name
+    except SpecError:
+        raise UnsupportedError(
+            f"{path.name!r}: this version of bioio_tk writes no OME-Zarr, only OME-TIFF (.ome.tif)"
+        ) from None
+
+
+def _agree(found: OME, specs: tuple[ImageSpec, ...]) -> bool:
+    """Say whether the document describes the images that the file holds."""
+    sizes = [
+        (p.size_y, p.size_x, p.size_z, p.size_c, p.size_t)
+        for p in (image.pixels for image in found.images)
+    ]
+    return sizes == [tuple(spec.levels[0].shape) for spec in specs]
+
+
+def _xml(ome: OME) -> str:
+    return copy.deepcopy(ome).to_xml()  # it marks fields as set in the object it is called on
+
+
+_OPTIONS = frozenset(
+    name
+    for name, parameter in inspect.signature(writer.BioWriter.__init__).parameters.items()
+    if parameter.kind is inspect.Parameter.KEYWORD_ONLY
+)
+_writers: weakref.WeakSet[BioWriter] = weakref.WeakSet()
+
+
+def _close_writers() -> None:
+    for one in list(_writers):
+        try:
+            one.close()
+        except (OSError, BioIOError):
+            one.logger.exception("%s is not complete", one.path)
+
+
+atexit.register(_close_writers)

@@ -1,0 +1,234 @@
+"""Cells: a field of tissue of any size, as a microscope would show it, made region by region.
+
+Every pixel follows from its place alone, so that regions can be made in any order and on any
+number of threads, and made again to check what was written.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from numpy.typing import NDArray
+
+CHANNELS: tuple[tuple[str, tuple[int, int, int]], ...] = (
+    ("DAPI", (70, 120, 255)),
+    ("Actin", (255, 70, 60)),
+    ("Tubulin", (60, 220, 90)),
+    ("CD31", (255, 190, 50)),
+)
+UM_PER_PIXEL = 0.325
+
+_STAMP = 88  # pixels of the square a cell is drawn in
+_PITCH = 52  # mean distance of cells
+_LOOKS = 24
+_GRID = 8  # slow fields are computed every so many pixels
+_OFFSET, _READ_NOISE, _GAIN = 100.0, 4.0, 2.2
+_NOISE = (1021, 2039)
+_BRIGHT = (2600.0, 1500.0, 1900.0, 3000.0)
+_GLOW = (35.0, 90.0, 70.0, 45.0)  # out of focus, where there is tissue
+
+
+class Cells:
+    """A field of `height` x `width` pixels with four channels of uint16.
+
+    Parameters
+    ----------
+    height, width : int
+        Size in pixels.
+    seed : int
+        Another number gives another field.
+    """
+
+    def __init__(self, height: int, width: int, seed: int = 7) -> None:
+        self.height, self.width = height, width
+        rng = np.random.default_rng(seed)
+        self._salt = rng.integers(1, 2**62, dtype=np.uint64)
+        self._tissue = _Waves(rng, 5200, 9)
+        self._vessels = _Waves(rng, 3400, 7)
+        self._capillaries = _Waves(rng, 760, 9)
+        self._stamps = _stamps(rng)
+        self._noise = rng.standard_normal(_NOISE).astype(np.float32)
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """Channels, height and width."""
+        return (len(CHANNELS), self.height, self.width)
+
+    def pixels(self, channel: int, rows: slice, columns: slice) -> NDArray[np.uint16]:
+        """Return a region of a channel."""
+        ys = np.arange(rows.start, rows.stop)
+        xs = np.arange(columns.start, columns.stop)
+        density, lumen, wall = self._slow(ys, xs)
+        light = density * _GLOW[channel]
+        if channel == 3:
+            light += wall * _BRIGHT[3]
+        else:
+            cells = np.zeros_like(light)
+            for top, left, look, bright in self._places(channel, ys, xs):
+                _stamp(cells, self._stamps[look][channel], top, left, bright)
+            light += cells * _BRIGHT[channel]
+        light *= 1 - 0.9 * lumen
+        noise = self._noise[np.ix_((ys + 313 * channel) % _NOISE[0], (xs + 701 * channel) % _NOISE[1])]
+        sigma = np.sqrt(light * _GAIN + _READ_NOISE**2, dtype=np.float32)
+        light += sigma * noise
+        light += _OFFSET
+        counts: NDArray[np.uint16] = np.clip(light, 0, 65535).astype(np.uint16)
+        return counts
+
+    def _slow(self, ys: Any, xs: Any) -> tuple[NDArray[Any], NDArray[Any], NDArray[Any]]:
+        """Return where there is tissue, where vessels are open, and how bright their walls are."""
+        points = _grid(ys)[:, None], _grid(xs)[None, :]
+        density = _between(_density(self._tissue(*points)), ys, xs)
+        large = np.abs(_between(self._vessels(*points), ys, xs))
+        small = np.abs(_between(self._capillaries(*points), ys, xs))
+        lumen = _step((0.10 - large) / 0.02)
+        wall = np.exp(-(((large - 0.115) / 0.016) ** 2))
+        wall += 0.55 * np.exp(-((small / 0.045) ** 2)) * density
+        return density, lumen, wall
+
+    def _places(self, channel: int, ys: Any, xs: Any) -> Iterator[tuple[int, int, int, float]]:
+        """Yield corner in the region, look and brightness of each cell that reaches into it."""
+        rows = np.arange((ys[0] - 2 * _STAMP) // _PITCH, ys[-1] // _PITCH + 2)[:, None]
+        columns = np.arange((xs[0] - 2 * _STAMP) // _PITCH, xs[-1] // _PITCH + 2)[None, :]
+        dice = [_hash(rows, columns, int(self._salt) + n) for n in range(5)]
+        y = rows * _PITCH + dice[0] * 38 + (columns % 2) * (_PITCH // 2)
+        x = columns * _PITCH + dice[1] * 38
+        there = dice[2] < _density(self._tissue(y, x)) * 1.05 - 0.08
+        there &= np.abs(self._vessels(y, x)) > 0.13
+        there &= (y + _STAMP > ys[0]) & (y <= ys[-1]) & (x + _STAMP > xs[0]) & (x <= xs[-1])
+        tops = (y - ys[0]).astype(int)[there].tolist()
+        lefts = (x - xs[0]).astype(int)[there].tolist()
+        looks = (dice[3] * 8 * _LOOKS).astype(int)[there].tolist()
+        bright = (0.45 + 0.55 * ((dice[4] + 0.37 * channel) % 1))[there].tolist()
+        return zip(tops, lefts, looks, bright, strict=True)
+
+
+class _Waves:
+    """A smooth random field between about -1 and 1: a sum of plane waves."""
+
+    def __init__(self, rng: np.random.Generator, length: float, count: int) -> None:
+        angles = (np.arange(count) + rng.uniform(0, 1, count)) * (math.pi / count)
+        waves = 2 * math.pi / (length * rng.uniform(0.6, 1.5, count))
+        self._parts = [
+            (float(w * math.sin(a)), float(w * math.cos(a)), float(p))
+            for a, w, p in zip(angles, waves, rng.uniform(0, 2 * math.pi, count), strict=True)
+        ]
+
+    def __call__(self, y: NDArray[Any], x: NDArray[Any]) -> NDArray[np.float32]:
+        total = np.zeros(np.broadcast_shapes(y.shape, x.shape))
+        for along_y, along_x, phase in self._parts:
+            total += np.sin(along_y * y + along_x * x + phase)
+        return (total * (1.4 / len(self._parts) ** 0.5)).astype(np.float32)
+
+
+def _density(waves: NDArray[np.float32]) -> NDArray[np.float32]:
+    return np.asarray(0.12 + 0.88 * _step(waves * 0.9 + 0.75), np.float32)
+
+
+def _step(values: NDArray[Any]) -> NDArray[Any]:
+    """Return 0 below 0, 1 above 1 and a smooth way between."""
+    v = np.clip(values, 0, 1)
+    smooth: NDArray[Any] = v * v * (3 - 2 * v)
+    return smooth
+
+
+def _grid(positions: NDArray[Any]) -> NDArray[Any]:
+    """Return the coarse positions around a run of pixels."""
+    return np.arange(positions[0] // _GRID, positions[-1] // _GRID + 2) * _GRID
+
+
+def _between(
+    coarse: NDArray[np.float32], ys: NDArray[Any], xs: NDArray[Any]
+) -> NDArray[np.float32]:
+    """Return the values at all pixels of a region from those at the coarse positions."""
+    for positions in (ys, xs):  # no matrix product: its last bit depends on the size of the region
+        index = positions // _GRID - positions[0] // _GRID
+        share = ((positions % _GRID) / _GRID).astype(np.float32)[:, None]
+        coarse = (coarse[index] * (1 - share) + coarse[index + 1] * share).T
+    return coarse
+
+
+def _hash(rows: NDArray[Any], columns: NDArray[Any], salt: int) -> NDArray[np.float64]:
+    """Return a number from 0 to 1 for each place, always the same one (splitmix64)."""
+    with np.errstate(over="ignore"):
+        mixed = rows.astype(np.uint64) * np.uint64(0x9E3779B97F4A7C15)
+        mixed = mixed ^ (columns.astype(np.uint64) * np.uint64(0xC2B2AE3D27D4EB4F))
+        mixed = mixed + np.uint64(salt % 2**64) * np.uint64(0xD6E8FEB86659FD93)
+        for shift, factor in ((30, 0xBF58476D1CE4E5B9), (27, 0x94D049BB133111EB)):
+            mixed = (mixed ^ (mixed >> np.uint64(shift))) * np.uint64(factor)
+        mixed = mixed ^ (mixed >> np.uint64(31))
+    return mixed / 2.0**64
+
+
+# --- the looks of single cells -------------------------------------------------------------------
+
+
+def _stamp(
+    canvas: NDArray[np.float32], stamp: NDArray[np.float32], top: int, left: int, bright: float
+) -> None:
+    """Lay a cell onto the canvas; where cells overlap the brighter one shows."""
+    y, x = max(0, top), max(0, left)
+    area = canvas[y : top + _STAMP, x : left + _STAMP]
+    part = stamp[y - top : y - top + area.shape[0], x - left : x - left + area.shape[1]]
+    np.maximum(area, part * np.float32(bright), out=area)
+
+
+def _stamps(rng: np.random.Generator) -> list[list[NDArray[np.float32]]]:
+    """Return cells in eight orientations each: nucleus, cortex with fibres, filaments."""
+    found = []
+    for _ in range(_LOOKS):
+        cell = _cell(rng)
+        for turned in (cell, [part.T for part in cell]):
+            for flipped in (turned, [part[::-1] for part in turned]):
+                found.append([np.ascontiguousarray(part) for part in flipped])
+                found.append([np.ascontiguousarray(part[:, ::-1]) for part in flipped])
+    return found
+
+
+def _cell(rng: np.random.Generator) -> list[NDArray[np.float32]]:
+    axis = np.arange(_STAMP) - (_STAMP - 1) / 2
+    y, x = axis[:, None], axis[None, :]
+    turn = rng.uniform(0, math.pi)
+    u, v = x * math.cos(turn) + y * math.sin(turn), y * math.cos(turn) - x * math.sin(turn)
+    angle = np.arctan2(v, u)
+
+    long, short = rng.uniform(15, 19), rng.uniform(10.5, 14)
+    nucleus = _step((1.08 - np.hypot(u / long, v / short)) / 0.22)
+    texture = _blurred(rng, 2.2)
+    chromatin = nucleus * (0.72 + 0.3 * texture)
+    for _ in range(int(rng.integers(1, 4))):
+        spot = np.hypot(u - rng.uniform(-7, 7), v - rng.uniform(-5, 5))
+        chromatin = chromatin * (1 - 0.5 * np.exp(-((spot / 2.6) ** 2)))
+
+    edge = 30.0 + sum(
+        rng.uniform(0.5, 3.4) * np.cos(k * angle + rng.uniform(0, 6.3)) for k in (2, 3, 5)
+    )
+    away = np.hypot(u * 0.86, v * 1.12) - edge
+    inside = _step(-away / 4)
+    cortex = np.exp(-((away / 1.9) ** 2)) * (0.75 + 0.25 * texture)
+    fibre = rng.uniform(0, math.pi)
+    stripes = 0.5 + 0.5 * np.sin(
+        (x * math.sin(fibre) - y * math.cos(fibre)) * 1.25 + 2.0 * _blurred(rng, 7)
+    )
+    actin = cortex + inside * (0.10 + 0.33 * stripes**4)
+
+    rays = 0.5 + 0.5 * np.cos(23 * angle + 3.2 * _blurred(rng, 6) + 0.12 * np.hypot(u, v))
+    mesh = np.clip(rays**3 + 0.35 * _blurred(rng, 1.5), 0, 1.4)
+    reach = np.exp(-(np.clip(np.hypot(u, v) - 15, 0, None) / 13))
+    tubulin = inside * (1 - 0.75 * nucleus) * (0.14 + 0.95 * mesh * reach)
+    return [np.clip(part, 0, 2).astype(np.float32) for part in (chromatin, actin, tubulin)]
+
+
+def _blurred(rng: np.random.Generator, sigma: float) -> NDArray[np.float64]:
+    """Return smooth noise of mean 0 and deviation 1."""
+    waves = np.fft.fftfreq(_STAMP)
+    keep = np.exp(-2 * (math.pi * sigma) ** 2 * (waves[:, None] ** 2 + waves[None, :] ** 2))
+    noise = np.fft.ifft2(np.fft.fft2(rng.standard_normal((_STAMP, _STAMP))) * keep).real
+    scaled: NDArray[np.float64] = (noise - noise.mean()) / noise.std()
+    return scaled

@@ -1,0 +1,287 @@
+"""Convert: any image that can be read into a file that can be written, in bounded memory."""
+
+from __future__ import annotations
+
+import json
+import math
+import time
+from contextlib import suppress
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from bioio_tk.engine.copy import copy
+from bioio_tk.engine.pool import check_workers
+from bioio_tk.errors import SpecError, TargetExistsError
+from bioio_tk.reader import BioReader, check_path
+from bioio_tk.target import partial_path
+from bioio_tk.writer import BioWriter
+
+if TYPE_CHECKING:
+    import os
+
+    from bioio_tk.core.region import Shape5
+    from bioio_tk.engine.copy import Progress
+
+
+@dataclass(frozen=True, slots=True)
+class ConvertReport:
+    """What a conversion did.
+
+    Attributes
+    ----------
+    source, target : str
+        The two files.
+    series : int
+        Which image of the source, from 0.
+    shape : tuple of 5 int
+        Size along Y, X, Z, C, T.
+    dtype : str
+        Pixel type of the target.
+    levels : int
+        Resolutions of the target.
+    bytes_in, bytes_out : int
+        Size of the two files on disk.
+    pixel_bytes : int
+        Size of the pixels read, uncompressed.
+    seconds : float
+        Time it took.
+    peak_rss : int or None
+        Most memory this process has ever held, in bytes; None where the system does not say.
+    notes : tuple of str
+        What is worth knowing about the source and what became of it.
+    """
+
+    source: str
+    target: str
+    series: int
+    shape: Shape5
+    dtype: str
+    levels: int
+    bytes_in: int
+    bytes_out: int
+    pixel_bytes: int
+    seconds: float
+    peak_rss: int | None
+    notes: tuple[str, ...]
+
+    @property
+    def speed(self) -> float:
+        """Bytes of pixels per second."""
+        return self.pixel_bytes / max(self.seconds, 1e-9)
+
+    def to_json(self) -> str:
+        """Return the report as a JSON object."""
+        return json.dumps(asdict(self), ensure_ascii=False)
+
+
+def convert(
+    src: str | os.PathLike[str] | BioReader,
+    dst: str | os.PathLike[str],
+    *,
+    series: int | None = None,
+    level: int | None = None,
+    compression: str | None = None,
+    compression_level: int | None = None,
+    predictor: bool | None = None,
+    tile_size: int | tuple[int, int] = 1024,
+    pyramid: bool | int = True,
+    downsample: str = "mean",
+    dtype: Any = None,
+    cast: str | None = None,
+    overwrite: bool = False,
+    max_workers: int | None = None,
+    progress: Progress | None = None,
+) -> ConvertReport:
+    """Convert an image of any size, with its metadata, tile by tile.
+
+    Memory is bounded by the number of workers times the size of a tile, and for a source of
+    compressed strips by a band of the image as high as a tile. If it fails or is interrupted,
+    what was at `dst` before stays as it was, and nothing is left beside it.
+
+    Parameters
+    ----------
+    src : str, Path or BioReader
+        The image. Of an open reader the series and level that are open are converted.
+    dst : str or Path
+        The file to make; its ending says the format.
+    series, level : int, optional
+        Which image of the file, and which of its resolutions; the first and largest by default.
+    compression, compression_level, predictor, tile_size, downsample, overwrite
+        As for `BioWriter`.
+    pyramid : bool or int
+        True (the default) adds smaller resolutions until a plane fits into 256 pixels; a number
+        is that of all resolutions.
+    dtype : str or numpy.dtype, optional
+        Pixel type to convert to, that of the source by default.
+    cast : str, optional
+        How: ``"exact"`` (the default: an error where a value does not fit), ``"clip"``,
+        ``"scale"`` or ``"wrap"``.
+    max_workers : int, optional
+        Threads, by default one per CPU this process may use.
+    progress : callable, optional
+        Called as ``progress(done, total)`` in bytes, one call at a time, not always from the
+        same thread; the last call has ``done == total``. What it raises ends the conversion.
+
+    Returns
+    -------
+    ConvertReport
+        What was done.
+
+    Examples
+    --------
+    >>> from bioio_tk import convert
+    >>> report = convert("cells.tif", "cells.ome.tif", compression="zstd")  # doctest: +SKIP
+    """
+    began = time.perf_counter()
+    workers = check_workers(max_workers)
+    target = check_path(dst)
+    reader, mine = _open(src, series, level, workers)
+    try:
+        _check_apart(reader.path, target)
+        writer = BioWriter(
+            target,
+            workers,
+            like=reader,
+            compression=compression,
+            compression_level=compression_level,
+            predictor=predictor,
+            tile_size=tile_size,
+            pyramid=pyramid,
+            downsample=downsample,
+            cast=cast or ("exact" if dtype is not None else None),
+            overwrite=overwrite,
+            **({} if dtype is None else {"dtype": dtype}),
+        )
+        levels = _pump(reader, writer, workers, progress)
+        return ConvertReport(
+            source=str(reader.path),
+            target=str(target),
+            series=reader.series,
+            shape=reader.shape,
+            dtype=writer.dtype.name,
+            levels=levels,
+            bytes_in=reader.path.stat().st_size,
+            bytes_out=target.stat().st_size,
+            pixel_bytes=math.prod(reader.shape) * reader.dtype.itemsize,
+            seconds=time.perf_counter() - began,
+            peak_rss=peak_rss(),
+            notes=_notes(reader),
+        )
+    finally:
+        if mine:
+            reader.close()
+
+
+def convert_series(
+    src: str | os.PathLike[str], dst: str | os.PathLike[str], **options: Any
+) -> list[ConvertReport]:
+    """Convert every image of a file, each into a file of its own.
+
+    Parameters
+    ----------
+    src : str or Path
+        The file.
+    dst : str or Path
+        Name of the files to make; ``{series}`` in it becomes the number of the image, and ``_s``
+        and the number go before the ending where it is not there: ``out_s0.ome.tif``.
+    **options
+        As for `convert`.
+
+    Returns
+    -------
+    list of ConvertReport
+        One for each.
+    """
+    options.pop("series", None)
+    with BioReader(src, 1) as reader:
+        count = reader.n_series
+    targets = [series_path(check_path(dst), number) for number in range(count)]
+    if not options.get("overwrite"):
+        there = next((str(path) for path in targets if path.exists()), None)
+        if there:
+            raise TargetExistsError(f"{there!r} exists: nothing was converted; see overwrite=True")
+    return [convert(src, path, series=number, **options) for number, path in enumerate(targets)]
+
+
+def series_path(path: Path, number: int) -> Path:
+    """Return the name of the file for one image of several.
+
+    >>> series_path(Path("a/out.ome.tif"), 3).as_posix(), series_path(Path("{series}.tif"), 3).name
+    ('a/out_s3.ome.tif', '3.tif')
+    """
+    if "{series}" in path.name:
+        return path.with_name(path.name.replace("{series}", str(number)))
+    lower = path.name.lower()
+    cut = lower.find(".ome.")
+    if cut < 0:
+        cut = len(path.name) - len(path.suffix)
+    return path.with_name(f"{path.name[:cut]}_s{number}{path.name[cut:]}")
+
+
+def peak_rss() -> int | None:
+    """Return the most memory this process has held so far in bytes, None where unknown."""
+    try:
+        import resource
+        import sys
+    except ImportError:  # Windows
+        return None
+    most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return int(most) if sys.platform == "darwin" else int(most) * 1024
+
+
+def _open(src: Any, series: int | None, level: int | None, workers: int) -> tuple[BioReader, bool]:
+    """Return a reader, and whether it is ours to close."""
+    if not isinstance(src, BioReader):
+        return BioReader(src, workers, series=series or 0, level=level or 0), True
+    if (series is not None and series != src.series) or (level is not None and level != src.level):
+        raise SpecError(
+            f"the reader has series {src.series}, level {src.level} open: open another one for "
+            f"series={series}, level={level}, or give the path"
+        )
+    return src, False
+
+
+def _check_apart(source: Path, target: Path) -> None:
+    with suppress(OSError):
+        if source.samefile(target):
+            raise SpecError(
+                f"{str(target)!r} is the source itself: give the new image another name"
+            )
+
+
+def _pump(reader: BioReader, writer: BioWriter, workers: int, progress: Progress | None) -> int:
+    """Copy all pixels, close the writer and return how many levels it has."""
+    spec = writer._spec()  # noqa: SLF001
+    try:
+        copy(
+            reader._source,  # noqa: SLF001 (the engine works on tiles, which have no public door)
+            reader.series,
+            reader.level,
+            writer.__setitem__,
+            spec.levels[0].tile,
+            workers=workers,
+            progress=progress,
+        )
+    except BaseException:
+        writer.abort()
+        raise
+    try:
+        writer.close()
+    except TargetExistsError:
+        raise  # the new image is complete, and the message says where it is
+    except BaseException:
+        writer.abort()
+        # what close() leaves for recovery is of no use here: the source is still there
+        partial_path(writer.path).unlink(missing_ok=True)
+        raise
+    return len(spec.levels)
+
+
+def _notes(reader: BioReader) -> tuple[str, ...]:
+    notes = list(reader.notes)
+    if reader.n_series > 1:
+        notes.append(
+            f"the source has {reader.n_series} images; only number {reader.series} was converted"
+        )
+    return tuple(notes)

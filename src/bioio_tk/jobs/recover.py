@@ -1,0 +1,159 @@
+"""Recover: put into place what an interrupted write has left."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from bioio_tk.backends import registry
+from bioio_tk.errors import DamagedFileError, TargetExistsError, UnsupportedError
+from bioio_tk.reader import BioReader, check_path
+from bioio_tk.target import SUFFIX, Target
+
+if TYPE_CHECKING:
+    import os
+    from pathlib import Path
+
+    from numpy.typing import NDArray
+
+    from bioio_tk.core.region import Shape5
+
+
+class Plane(NamedTuple):
+    """Where a plane lies; `c` counts every sample of RGB."""
+
+    z: int
+    c: int
+    t: int
+
+
+@dataclass(frozen=True, slots=True)
+class RecoverReport:
+    """What an unfinished file holds.
+
+    Attributes
+    ----------
+    target : str
+        The file it was meant to become.
+    partial : str
+        The file that was left.
+    shape : tuple of 5 int
+        Size along Y, X, Z, C, T.
+    dtype : str
+        Pixel type.
+    tiles : tuple of (int, int)
+        For each level how many tiles are stored, and how many there are in all.
+    complete : tuple of Plane
+        The planes of which every tile of the full resolution is stored.
+    planes : int
+        Number of all planes.
+    moved : bool
+        Whether it lies at `target` now.
+    """
+
+    target: str
+    partial: str
+    shape: Shape5
+    dtype: str
+    tiles: tuple[tuple[int, int], ...]
+    complete: tuple[Plane, ...]
+    planes: int
+    moved: bool
+
+    @property
+    def whole(self) -> bool:
+        """True where nothing at all is missing."""
+        return all(stored == count for stored, count in self.tiles)
+
+    def to_json(self) -> str:
+        """Return the report as a JSON object."""
+        found = asdict(self)
+        found["complete"] = [plane._asdict() for plane in self.complete]
+        return json.dumps(found)
+
+
+def recover(
+    path: str | os.PathLike[str], *, overwrite: bool = False, dry_run: bool = False
+) -> RecoverReport:
+    """Put the unfinished file of an interrupted write into place.
+
+    It is a valid image: what was stored reads right, the rest reads as 0.
+
+    Parameters
+    ----------
+    path : str or Path
+        The file that was to be written, or its ``.partial``.
+    overwrite : bool
+        Replace what is at the target.
+    dry_run : bool
+        Only look.
+
+    Returns
+    -------
+    RecoverReport
+        Which tiles and planes are there.
+
+    Raises
+    ------
+    FileNotFoundError
+        There is no unfinished file.
+    TargetBusyError
+        A writer is still at work on it.
+    TargetExistsError
+        There is a file at the target already.
+    DamagedFileError
+        It was interrupted before the first tile.
+    """
+    given = check_path(path)
+    target = given.with_name(given.name.removesuffix(SUFFIX))
+    row = registry.for_writing(target)
+    look: Any = getattr(registry.load_sink(row), "stored", None)
+    if look is None:
+        raise UnsupportedError(
+            f"an unfinished file of the {row.name!r} backend cannot be recovered"
+        )
+    left = Target.adopt(target, overwrite=overwrite)
+    try:
+        report = _inspect(target, left.partial, look(left.partial), moved=not dry_run)
+        if not dry_run:
+            if target.exists() and not overwrite:
+                raise TargetExistsError(
+                    f"{str(target)!r} exists: move it away, or pass overwrite=True to replace it"
+                )
+            left.commit()
+    finally:
+        left.leave()
+    return report
+
+
+def _inspect(
+    target: Path, partial: Path, levels: list[NDArray[Any]], *, moved: bool
+) -> RecoverReport:
+    if not levels or not any(level.any() for level in levels):
+        raise DamagedFileError(
+            f"{str(partial)!r} holds no tile: the write was interrupted before the first one; "
+            "delete it"
+        )
+    with BioReader(partial, 1) as reader:
+        shape, samples, dtype = reader.shape, reader.samples_per_pixel, reader.dtype.name
+    z, c, t = shape[2], shape[3] // samples, shape[4]
+    if len(levels[0]) != z * c * t:
+        raise DamagedFileError(
+            f"{str(partial)!r} has {len(levels[0])} planes where its metadata say {z * c * t}"
+        )
+    complete = tuple(
+        Plane(n % z, n // z % c * samples, n // (z * c))
+        for n, tiles in enumerate(levels[0])
+        if tiles.all()
+    )
+    return RecoverReport(
+        target=str(target),
+        partial=str(partial),
+        shape=shape,
+        dtype=dtype,
+        tiles=tuple((int(level.sum()), level.size) for level in levels),
+        complete=complete,
+        planes=z * c * t,
+        moved=moved,
+    )
