@@ -6,13 +6,15 @@ import argparse
 import contextlib
 import sys
 import tempfile
-from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from . import images, report, tiff
-from .goals import OURS, Outcomes
-from .measure import Case, Outcome, alternate, quicker
+from bench import images, report, tiff
+from bench.goals import OURS, Outcomes
+from bench.measure import Case, Outcome, alternate, quicker
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 SUITES: dict[str, Any] = {"tiff": tiff}
 
@@ -26,9 +28,7 @@ def main(argv: list[str] | None = None) -> int:
             print(f"{row.key:14} {row.title}")
         return 0
     with _folder(options.dir) as folder:
-        case = Case(
-            folder, size=options.size, workers=options.workers, copy_gb=options.copy_gb
-        )
+        case = Case(folder, size=options.size, workers=options.workers, copy_gb=options.copy_gb)
         if options.quick:
             case = quicker(case)
         repeats = min(options.repeats, 3) if options.quick else options.repeats
@@ -61,9 +61,7 @@ def _measure(options: argparse.Namespace, row: Any, case: Case, repeats: int) ->
     except Exception as error:  # one row that cannot be prepared does not stop the run
         reason = f"{type(error).__name__}: {error}"
         _say(f"  the row failed: {reason}")
-        return {
-            one.label: Outcome(one.label, one.column, failed=reason) for one in row.contestants
-        }
+        return {one.label: Outcome(one.label, one.column, failed=reason) for one in row.contestants}
 
 
 def _compose(heading: str, results: dict[str, tuple[Any, Outcomes]], case: Case) -> str:
@@ -75,9 +73,11 @@ def _compose(heading: str, results: dict[str, tuple[Any, Outcomes]], case: Case)
     if any(key != "ceilings" for key in results):
         parts += [
             "## Details",
-            "Peak memory is the high-water mark of the contestant's process in its first turn; "
-            "before is what it held just ahead of it (interpreter, imports so far, a writer's "
-            "input image).",
+            (
+                "Peak memory is the high-water mark of the contestant's process in its first turn; "
+                "before is what it held just ahead of it (interpreter, imports so far, a writer's "
+                "input image)."
+            ),
             report.details(results),
         ]
     return "\n\n".join(parts) + "\n"
@@ -87,7 +87,9 @@ def _exit_code(results: dict[str, tuple[Any, Outcomes]], *, strict: bool) -> int
     measured = [(row, outcomes) for row, outcomes in results.values() if OURS in outcomes]
     if any(not outcomes[OURS].ok for _, outcomes in measured):
         return 1
-    unmet = any(report.verdict(row, outcomes)[2].startswith(report.NO) for row, outcomes in measured)
+    unmet = any(
+        report.verdict(row, outcomes)[2].startswith(report.NO) for row, outcomes in measured
+    )
     return 2 if strict and unmet else 0
 
 

@@ -10,16 +10,20 @@ from __future__ import annotations
 import contextlib
 import os
 import queue
-from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from numpy.typing import NDArray
 
-from .images import TILE, load_camera
-from .measure import Case, Session, Work
+from bench.images import TILE, load_camera
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from pathlib import Path
+
+    from numpy.typing import NDArray
+
+    from bench.measure import Case, Session, Work
 
 TILE_BYTES = TILE * TILE * 2
 CHUNK = 4 << 20
@@ -84,21 +88,21 @@ def encoding(encode: Callable[[NDArray[Any]], Any], workers: int | None = None) 
     return session
 
 
-def isal_deflate(tile: NDArray[Any]) -> Any:
+def isal_deflate(tile: Any) -> Any:
     """Encode as zlib stream with ISA-L at its strongest level."""
     from isal import isal_zlib
 
     return isal_zlib.compress(tile, 3)
 
 
-def libdeflate(tile: NDArray[Any]) -> Any:
+def libdeflate(tile: Any) -> Any:
     """Encode as zlib stream with libdeflate at its fastest level."""
     import imagecodecs
 
     return imagecodecs.deflate_encode(tile, 1)
 
 
-def zstd(tile: NDArray[Any]) -> Any:
+def zstd(tile: Any) -> Any:
     """Encode with Zstandard at level 1."""
     import imagecodecs
 
@@ -140,14 +144,14 @@ def cached_read(name: str, workers: int | None = None) -> Session:
         buffers: queue.SimpleQueue[bytearray] = queue.SimpleQueue()
         for _ in range(threads):
             buffers.put(bytearray(CHUNK))
-        with open(path, "rb", buffering=0) as file, _pool(threads) as pool:
+        with path.open("rb", buffering=0) as file, _pool(threads) as pool:
 
             def one(start: int) -> None:
                 buffer = buffers.get()
                 if hasattr(os, "preadv"):
                     os.preadv(file.fileno(), [buffer], start)
                 else:  # no positioned reads: one handle per call keeps threads apart
-                    with open(path, "rb", buffering=0) as own:
+                    with path.open("rb", buffering=0) as own:
                         own.seek(start)
                         own.readinto(buffer)
                 buffers.put(buffer)
@@ -162,11 +166,11 @@ def file_write() -> Session:
 
     @contextlib.contextmanager
     def session(case: Case) -> Iterator[Work]:
-        data = memoryview(load_camera(case)).cast("B")
+        data = load_camera(case).data.cast("B")
         path = case.output()
 
         def write() -> None:
-            with open(path, "wb", buffering=0) as file:
+            with path.open("wb", buffering=0) as file:
                 for start in range(0, len(data), CHUNK):
                     file.write(data[start : start + CHUNK])
 

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-from .measure import MIB, Outcome
+from bench.measure import MIB, Outcome
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 OURS = "ours"
 NOISE = 0.05  # "no slower" within what two runs of the same code differ by

@@ -10,14 +10,17 @@ from __future__ import annotations
 import math
 import os
 import struct
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
-from .measure import Case, Written, digest
+from bench.measure import Case, Written, digest
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
 
 TILE = 1024
 DEPTH = 64
@@ -36,7 +39,7 @@ def camera(shape: tuple[int, int], seed: int = 0) -> Image:
     Rows are drawn in stripes with a random stream each, so that threads can share the work
     and the result does not depend on how many there are.
     """
-    height, width = shape
+    height = shape[0]
     light = _blobs(shape, np.random.default_rng(seed))
     image = np.empty(shape, np.uint16)
     starts = range(0, height, STRIPE)
@@ -177,11 +180,9 @@ def _make_big(share: float) -> Callable[[Path, Case], None]:
         detail = camera((TILE, 4 * TILE), seed=2)
         tiles = [np.zeros((TILE, TILE), np.uint16)]
         tiles += [detail[:, i * TILE : (i + 1) * TILE] for i in range(4)]
-        segments = [bytes(deflate_encode(np.ascontiguousarray(tile), 1)) for tile in tiles]
+        segments = [bytes(deflate_encode(tile.tobytes(), 1)) for tile in tiles]
         count = (side // TILE) ** 2
-        choice = [
-            1 + i // DETAIL_EVERY % 4 if i % DETAIL_EVERY == 0 else 0 for i in range(count)
-        ]
+        choice = [1 + i // DETAIL_EVERY % 4 if i % DETAIL_EVERY == 0 else 0 for i in range(count)]
         _write_shared_tiles(path, side, segments, choice)
 
     return make
@@ -191,7 +192,7 @@ def _write_shared_tiles(path: Path, side: int, segments: list[bytes], choice: li
     """Write a one-page BigTIFF whose tile ``i`` is ``segments[choice[i]]`` (TIFF 6.0, sec. 15)."""
     short, long, long8, text = 3, 4, 16, 2
     places = []
-    with open(path, "wb") as file:
+    with path.open("wb") as file:
         file.write(bytes(16))
         for segment in segments:
             places.append(file.tell())

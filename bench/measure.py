@@ -20,12 +20,15 @@ import traceback
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
-from multiprocessing.connection import Connection
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from numpy.typing import NDArray
+
+if TYPE_CHECKING:
+    from multiprocessing.connection import Connection
+
+    from numpy.typing import NDArray
 
 MIB = 1 << 20
 SAMPLED_TILES = 64
@@ -112,6 +115,11 @@ class Outcome:
         return self.failed is None and bool(self.times)
 
     @property
+    def out(self) -> bool:
+        """True once it has failed: it takes no more turns."""
+        return self.failed is not None
+
+    @property
     def median(self) -> float:
         """Median time in seconds."""
         return statistics.median(self.times)
@@ -153,7 +161,7 @@ def rss_peak() -> int | None:
 
 def reset_peak() -> None:
     """Forget the high-water mark so far (imports, preparation), where the system can."""
-    with contextlib.suppress(OSError), open("/proc/self/clear_refs", "w") as file:
+    with contextlib.suppress(OSError), Path("/proc/self/clear_refs").open("w") as file:
         file.write("5")
 
 
@@ -167,7 +175,7 @@ def warm_memory(size: int) -> None:
 
 
 def _status(name: str) -> int | None:
-    with contextlib.suppress(OSError), open("/proc/self/status") as file:
+    with contextlib.suppress(OSError), Path("/proc/self/status").open() as file:
         for line in file:
             if line.startswith(name + ":"):
                 return int(line.split()[1]) * 1024
@@ -340,25 +348,23 @@ def alternate(
     dict
         An outcome per label, in the row's order; times are per operation (``row.per``).
     """
-    outcomes = {
-        one.label: Outcome(one.label, one.column, one.counts) for one in row.contestants
-    }
+    outcomes = {one.label: Outcome(one.label, one.column, one.counts) for one in row.contestants}
     children: dict[str, Child] = {}
     try:
         for turn in range(1 if row.once else repeats + 1):
             for one in row.contestants:
                 outcome = outcomes[one.label]
-                if outcome.failed is not None:
+                if outcome.out:
                     continue
                 if one.label not in children:
                     children[one.label] = Child(suite, row.key, one, case)
                 answer = children[one.label].turn("time" if turn else "compare", timeout)
-                _note(outcome, answer, timed=row.once or turn > 0, per=row.per(case))
-                if outcome.failed is not None:
+                fine = _note(outcome, answer, timed=row.once or turn > 0, per=row.per(case))
+                if not fine:
                     say(f"  {one.label}: failed: {outcome.failed}")
-                if outcome.failed is not None or row.fresh:
+                if not fine or row.fresh:
                     # a fresh process per turn is what makes an opening cold
-                    children.pop(one.label).stop(kill=outcome.failed is not None)
+                    children.pop(one.label).stop(kill=not fine)
             if turn == 0:
                 _judge(outcomes, row.expected(case))
     finally:
@@ -367,10 +373,11 @@ def alternate(
     return outcomes
 
 
-def _note(outcome: Outcome, answer: dict[str, Any], *, timed: bool, per: int) -> None:
+def _note(outcome: Outcome, answer: dict[str, Any], *, timed: bool, per: int) -> bool:
+    """Enter a turn's answer; False if it was a failure."""
     if "failed" in answer:
         outcome.failed = answer["failed"]
-        return
+        return False
     if timed:
         outcome.times.append(answer["seconds"] / per)
     # memory and pixels are those of the first turn, before caches and pools have grown
@@ -378,15 +385,15 @@ def _note(outcome: Outcome, answer: dict[str, Any], *, timed: bool, per: int) ->
         outcome.peak, outcome.before = answer["peak"], answer["before"]
         outcome.size = answer.get("size")
         outcome.digest = answer.get("digest")
+    return True
 
 
 def _judge(outcomes: dict[str, Outcome], expected: str | dict[str, str] | None) -> None:
     """Strike out whoever has other pixels than the row's truth."""
     for outcome in outcomes.values():
         truth = expected.get(outcome.label) if isinstance(expected, dict) else expected
-        if outcome.failed is None and outcome.digest is not None and truth is not None:
-            if outcome.digest != truth:
-                outcome.failed = "wrong pixels"
+        if not outcome.out and outcome.digest not in (None, truth) and truth is not None:
+            outcome.failed = "wrong pixels"
 
 
 def quicker(case: Case) -> Case:

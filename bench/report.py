@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import platform
-from importlib import metadata
+from importlib import import_module, metadata
+from pathlib import Path
 from typing import Any
 
-from .goals import OURS, Outcomes, best
-from .measure import MIB, Case, Outcome
+from bench.goals import OURS, Outcomes, best
+from bench.measure import MIB, Case, Outcome
 
 COLUMNS = ("ours", "tifffile", "bfio", "tensorstore", "pyvips", "reference")
 PACKAGES = (
@@ -39,10 +41,7 @@ def heading(case: Case, repeats: int) -> str:
     """What was measured, on what, with what."""
     versions = []
     for name in PACKAGES:
-        try:
-            versions.append(f"{name} {metadata.version(name)}")
-        except metadata.PackageNotFoundError:
-            versions.append(f"{name} (not installed)")
+        versions.append(f"{name} {_version(name)}")
     load = f", load {os.getloadavg()[0]:.1f} at the start" if hasattr(os, "getloadavg") else ""
     return (
         f"{usable_cores()} usable cores of {os.cpu_count()} ({_processor()}, "
@@ -50,11 +49,21 @@ def heading(case: Case, repeats: int) -> str:
         f"{repeats} turns each, warm page cache. Python {platform.python_version()}; "
         + ", ".join(versions)
         + ".\n\nTimes are medians of alternating turns, every contestant in its own process; "
-        "all pixels were compared. Ratios are of these medians. All contestants of a row read the "
-        "same file: OME-TIFF, 1024 tiles, one plane per IFD, order XYZCT, deflate or zstd at "
-        "level 1, written by tifffile. "
+        "all pixels were compared (of the large copy, some tiles). Ratios are of these medians. "
+        "All contestants of a row read the same file: OME-TIFF, 1024 tiles, one plane per IFD, "
+        "order XYZCT, deflate or zstd at level 1, written by tifffile. "
         "reference: the ceiling or the other way of ours that the goal names."
     )
+
+
+def _version(name: str) -> str:
+    try:
+        return metadata.version(name)
+    except metadata.PackageNotFoundError:
+        # our own package may be run from its source folder
+        with contextlib.suppress(ImportError, AttributeError):
+            return str(import_module(name.replace("-", "_")).__version__)
+        return "(not installed)"
 
 
 def table(results: dict[str, tuple[Any, Outcomes]], case: Case) -> str:
@@ -78,9 +87,7 @@ def table(results: dict[str, tuple[Any, Outcomes]], case: Case) -> str:
 
 def title_of(row: Any, case: Case) -> str:
     """A row's text with this run's sizes in it."""
-    return str(row.title).format(
-        copy_gb=case.copy_gb, planes=case.planes, workers=case.workers
-    )
+    return str(row.title).format(copy_gb=case.copy_gb, planes=case.planes, workers=case.workers)
 
 
 def verdict(row: Any, outcomes: Outcomes) -> tuple[str, str, str]:
@@ -142,8 +149,10 @@ def ceilings(outcomes: Outcomes, case: Case) -> str:
 def details(results: dict[str, tuple[Any, Outcomes]]) -> str:
     """Every contestant of every row: spread of times, ratios, memory, size of the file."""
     lines = [
-        "| row | contestant | median | best | worst | ours is faster × | by best times × "
-        "| peak MB | before MB | file MB |",
+        (
+            "| row | contestant | median | best | worst | ours is faster × | by best times × "
+            "| peak MB | before MB | file MB |"
+        ),
         "|---|---|---|---|---|---|---|---|---|---|",
     ]
     for row, outcomes in results.values():
@@ -188,7 +197,7 @@ def memory(size: int | None) -> str:
 
 def _processor() -> str:
     try:
-        with open("/proc/cpuinfo") as file:
+        with Path("/proc/cpuinfo").open() as file:
             for line in file:
                 if line.startswith("model name"):
                     return line.split(":", 1)[1].strip()

@@ -12,14 +12,13 @@ import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from . import ceilings, images
-from .goals import (
+from bench import ceilings, images
+from bench.goals import (
     OURS,
     Goal,
     faster_than,
@@ -30,8 +29,11 @@ from .goals import (
     share_of,
     within,
 )
-from .images import DEPTH, TILE
-from .measure import Case, Contestant, Session, Work, Written, once
+from bench.images import DEPTH, TILE
+from bench.measure import Case, Contestant, Session, Work, Written, digest, once
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 Array = NDArray[Any]
 Truth = str | dict[str, str] | None
@@ -108,7 +110,7 @@ def ours_read(name: str, workers: int | None = None) -> Session:
 def tifffile_read(name: str) -> Session:
     """tifffile: all pixels of a file."""
 
-    def work(case: Case) -> Array:
+    def work(case: Case) -> Any:
         import tifffile
 
         return tifffile.imread(case.file(name), maxworkers=case.workers)
@@ -130,7 +132,7 @@ def _bfio_open(case: Case, name: str, backend: str) -> Iterator[Any]:
 def bfio_read(name: str, backend: str) -> Session:
     """bfio: all pixels of a file."""
 
-    def work(case: Case) -> Array:
+    def work(case: Case) -> Any:
         with _bfio_open(case, name, backend) as reader:
             return reader[:]
 
@@ -140,7 +142,7 @@ def bfio_read(name: str, backend: str) -> Session:
 def tensorstore_read(name: str) -> Session:
     """TensorStore's own TIFF driver: all pixels of a file."""
 
-    def work(case: Case) -> Array:
+    def work(case: Case) -> Any:
         import tensorstore
 
         spec = {
@@ -156,7 +158,7 @@ def tensorstore_read(name: str) -> Session:
 def pyvips_read(name: str) -> Session:
     """pyvips: all pixels of a file (its threads are set when the process starts)."""
 
-    def work(case: Case) -> Array:
+    def work(case: Case) -> Any:
         import pyvips
 
         return pyvips.Image.new_from_file(str(case.file(name))).numpy()
@@ -252,7 +254,7 @@ def _cut_zarr(case: Case) -> Iterator[Cut]:
     import zarr
 
     with tifffile.imread(case.file("deflate.ome.tif"), aszarr=True) as store:
-        array = zarr.open(store, mode="r")
+        array: Any = zarr.open(store, mode="r")
         yield lambda y, x, side: np.asarray(array[y : y + side, x : x + side])
 
 
@@ -274,13 +276,13 @@ def _cut_by_hand(case: Case) -> Iterator[Cut]:
         page = tif.pages.first
         places = list(zip(page.dataoffsets, page.databytecounts, strict=True))
     across = -(-case.size // TILE)
-    with open(case.file("deflate.ome.tif"), "rb", buffering=0) as file:
+    with case.file("deflate.ome.tif").open("rb", buffering=0) as file:
 
         def cut(y: int, x: int, side: int) -> Array:
             offset, count = places[y // TILE * across + x // TILE]
             data = _pread(file, count, offset)
             tile = np.empty((TILE, TILE), "<u2")
-            imagecodecs.deflate_decode(data, out=tile.reshape(-1).view(np.uint8))
+            imagecodecs.deflate_decode(data, out=tile.reshape(-1).view(np.uint8).data)
             return tile[:side, :side]
 
         yield cut
@@ -298,7 +300,7 @@ def _corners_truth(
 ) -> Callable[[Case], Truth]:
     def truth(case: Case) -> Truth:
         image = images.load_camera(case)
-        return images.digest([image[y : y + side, x : x + side] for y, x in corners(case)])
+        return digest([image[y : y + side, x : x + side] for y, x in corners(case)])
 
     return truth
 
@@ -330,7 +332,7 @@ def _planes_truth(case: Case) -> Truth:
     import tifffile
 
     with tifffile.TiffFile(case.file("planes.ome.tif")) as tif:
-        return images.digest([tif.pages[i].asarray() for i in _plane_choice(case)])
+        return digest([tif.pages[i].asarray() for i in _plane_choice(case)])
 
 
 def _open_planes_ours(case: Case) -> str:
@@ -551,9 +553,9 @@ def opening(module: str, info: Callable[[Path], str], *, warm: bool) -> Session:
 
 
 def _import_ours(case: Case) -> None:
-    from bioio_tk import BioReader, BioWriter
+    import bioio_tk
 
-    assert BioReader and BioWriter
+    _ = (bioio_tk.BioReader, bioio_tk.BioWriter)
 
 
 def _opening_truth(case: Case) -> Truth:
@@ -590,7 +592,7 @@ def _small_truth(name: str) -> Callable[[Case], Truth]:
     def truth(case: Case) -> Truth:
         import tifffile
 
-        return images.digest([tifffile.imread(case.file(name))] * SMALL_PER_TURN)
+        return digest([tifffile.imread(case.file(name))] * SMALL_PER_TURN)
 
     return truth
 
@@ -620,7 +622,9 @@ ROWS: tuple[Row, ...] = (
         "read, deflate 1024 tiles",
         (
             *_readers("deflate.ome.tif"),
-            Contestant("codec", "reference", ceilings.decoding("deflate.ome.tif", "deflate_decode")),
+            Contestant(
+                "codec", "reference", ceilings.decoding("deflate.ome.tif", "deflate_decode")
+            ),
         ),
         (
             faster_than("tifffile", 2.2),

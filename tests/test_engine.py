@@ -450,7 +450,7 @@ def test_a_tile_that_cannot_be_stored_is_an_error_in_the_caller(
 
 @pytest.mark.parametrize("step", ["encode", "store", "load"])
 def test_a_partial_tile_that_cannot_be_stored_is_an_error_too(scratch, step):
-    store = Fails(step, Address(0, 0, (1, 1, 0, 0, 0)))
+    store = Fails(step, Address(0, 0, (0, 1, 0, 0, 0)))
     target = TileWriter(store, workers=2, scratch=scratch)
     with pytest.raises(OSError, match=f"{step} failed"):
         write(target, np.s_[1:-1, 1:-1], 3)

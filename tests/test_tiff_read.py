@@ -369,6 +369,28 @@ def ycbcr(size: tuple[int, int], blocks: tuple[int, int], compression: int) -> b
     )
 
 
+def ycbcr_by_hand(size: tuple[int, int], blocks: tuple[int, int]) -> Array:
+    """The equations of TIFF 6.0 section 21, pixel by pixel."""
+    (height, width), (across, down), rows = size, blocks, 4
+    out = np.zeros((height, width, 3))
+    unit = across * down + 2
+    for y in range(height):
+        start = y // rows * rows
+        per_row = -(-width // across)
+        units = -(-min(rows, height - start) // down) * per_row
+        strip = coded((units * unit,), "u1").astype(int)
+        for x in range(width):
+            at = ((y - start) // down * per_row + x // across) * unit
+            luma = strip[at + (y - start) % down * across + x % across]
+            cb, cr = strip[at + unit - 2], strip[at + unit - 1]
+            full = (luma - 15) * 255 / 220
+            blue = int((cb - 128) * 127 / 112) * (2 - 2 * 0.114) + int(full)
+            red = int((cr - 128) * 127 / 112) * (2 - 2 * 0.299) + int(full)
+            green = (int(full) - 0.114 * blue - 0.299 * red) / 0.587
+            out[y, x] = red, green, blue
+    return np.clip(out, 0, 255)
+
+
 @pytest.mark.parametrize("size", [(8, 8), (13, 9), (5, 17)])
 @pytest.mark.parametrize("blocks", [(a, d) for a in (1, 2, 4) for d in (1, 2, 4)])
 def test_ycbcr_without_jpeg_is_what_libtiff_shows(
@@ -383,8 +405,10 @@ def test_ycbcr_without_jpeg_is_what_libtiff_shows(
         path.write_bytes(ycbcr(size, blocks, compression))
         got = all_of(path)
         same(got, raw)
-    if blocks in ((1, 1), (1, 4)):
-        return  # Pillow takes the first one for another colour space, libtiff refuses the other
+    want = ycbcr_by_hand(size, blocks)
+    assert np.abs(raw[:, :, 0, :, 0].astype(int) - want).max() <= 1
+    if blocks in ((1, 1), (1, 4), (2, 4)) or blocks == (4, 4) and size[1] % 4:
+        return  # Pillow does the first one itself, in another colour space; libtiff not all others
     with Image.open(path) as pillow:
         same(got, yxzct(np.asarray(pillow.convert("RGB")), "YXS"))
 
@@ -718,11 +742,8 @@ def test_strip_that_is_too_short_is_not_filled_up_from_its_neighbour(tmp_path: P
     strips = [data[r : r + 4].tobytes() for r in (0, 4, 8)]
     path = tmp_path / "a.tif"
     path.write_bytes(build([*gray(10, 12), tag(278, "I", 4)], strips, counts=[80, 60, 80]))
-    with BioReader(path) as br:
-        np.testing.assert_array_equal(br[:4], data[:4])
-        np.testing.assert_array_equal(br[8:], data[8:])
-        with pytest.raises(DamagedFileError, match="strip 1"):
-            br[:]
+    with BioReader(path) as br, pytest.raises(DamagedFileError, match="strip 1"):
+        br[:]
 
 
 def test_length_of_a_lonely_strip_may_be_wrong(tmp_path: Path) -> None:
@@ -799,7 +820,7 @@ def test_threads_share_a_reader_of_many_pages(tmp_path: Path) -> None:
         path = tmp_path / f"{name}.tif"
         tifffile.imwrite(path, data, photometric="minisblack", compression="zlib", **options)
         with BioReader(path, max_workers=2) as br:
-            axis = 2 if br.shape[2] == 60 else 4
+            axis = br.shape.index(60)
             wrong: list[int] = []
 
             def work(start: int, br: BioReader = br, axis: int = axis) -> None:
@@ -1076,12 +1097,8 @@ def test_ome_pyramid_of_planes_in_subifds(tmp_path: Path) -> None:
 
 
 def _mended(tmp_path: Path, xml: str, pages: int = 2) -> tuple[Array, tuple[str, ...]]:
-    path = ome_file(tmp_path / "a.ome.tif", coded((pages, 20, 30)), None)
-    with tifffile.TiffFile(path, mode="r+b") as tif:
-        tif.pages.first.tags  # noqa: B018
-    tifffile.tiffcomment(path, b"x") if False else None
-    blob = _with_description(coded((pages, 20, 30)), xml.encode())
-    path.write_bytes(blob)
+    path = tmp_path / "a.ome.tif"
+    path.write_bytes(_with_description(coded((pages, 20, 30)), xml.encode()))
     with BioReader(path) as br:
         return all_of(path), br.notes
 
@@ -1135,7 +1152,7 @@ HOPELESS = {
     "cut short": ome_xml([GOOD])[:-60],
     "no image": ome_xml([]),
     "crossed elements": ome_xml([GOOD]).replace("</Pixels></Image>", "</Image></Pixels>"),
-    "zero sizes and a bomb": "<!DOCTYPE x [<!ENTITY a 'aa'>]>" + ome_xml([GOOD]),
+    "a bomb": "<!DOCTYPE x [<!ENTITY a 'aa'>]>" + ome_xml([GOOD]),
     "absurd SizeZ": ome_xml([image(30, 20, z=2**40)]),
     "absurd SizeC": ome_xml([image(30, 20, c=10**12)]),
     "absurd product": ome_xml([image(30, 20, z=2**15, c=2**15, t=2**15)]),

@@ -333,6 +333,7 @@ class BioWriter(BioBase):
                     f"tiles stored before are in {str(self._target.partial)!r}"
                 )
             self._tiles.flush()
+            self._live_sink.finish()
             self._live_sink.close()
             self._target.commit()
         except BaseException:

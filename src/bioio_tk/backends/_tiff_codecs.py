@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any, TypeAlias
@@ -20,6 +21,10 @@ if TYPE_CHECKING:
     from bioio_tk.backends.base import StoreOptions
 
 Bytes: TypeAlias = "bytes | bytearray | memoryview[int] | NDArray[np.uint8]"
+
+_local = threading.local()
+_KEEP = 1 << 26
+"""Bytes up to which a thread keeps its buffer."""
 
 NO_PREDICTOR, HORIZONTAL, FLOATING_POINT = 1, 2, 3
 
@@ -144,9 +149,13 @@ class TileCodec:
         self.lossy = codec.name == "jpeg" or (codec.level is None and options.level is not None)
         self._level = _level(codec, options.level)
         self._predictor = _predictor(codec, dtype, predict=bool(options.predictor))
-        self._dtype = dtype.newbyteorder("<")
+        # bool goes down as bytes of 0 and 1: Bio-Formats 7.3 garbles tiles of single bits where
+        # the image is no multiple of 8 wide. The OME-XML says that bool was meant.
+        stored = np.dtype(np.uint8) if dtype.kind == "b" else dtype
+        self._given = dtype
+        self._dtype = stored.newbyteorder("<")
         self._samples = samples
-        bits = 1 if dtype.kind == "b" else 8 * dtype.itemsize
+        bits = 8 * dtype.itemsize
         self.tags: tag.Tags = {
             tag.COMPRESSION: (codec.compression,),
             tag.BITS_PER_SAMPLE: (bits,) * samples,
@@ -165,16 +174,16 @@ class TileCodec:
         Raw pixels that lie in memory as TIFF wants them are not copied: what is returned then
         shares memory with `pixels`.
         """
-        if pixels.dtype != self._dtype:
+        if pixels.dtype.kind == "b":
+            pixels = pixels.view(np.uint8)
+        elif pixels.dtype != self._dtype:
             pixels = pixels.astype(self._dtype)
-        if self._dtype.kind == "b":
-            pixels = np.packbits(pixels.view(np.uint8), axis=1)
-        elif self._predictor == HORIZONTAL:
+        if self._predictor == HORIZONTAL:
             pixels = imagecodecs.delta_encode(pixels, axis=1)
         elif self._predictor == FLOATING_POINT:
             pixels = imagecodecs.floatpred_encode(pixels, axis=1)
         try:
-            return self._bytes_in(np.ascontiguousarray(pixels))
+            return self._bytes_in(pixels if self.name == "none" else _together(pixels))
         except BackendError:
             raise
         except (RuntimeError, ValueError) as exc:
@@ -183,21 +192,33 @@ class TileCodec:
     def decode(self, data: Bytes, height: int, width: int) -> NDArray[Any]:
         """Return the tile of `height` x `width` pixels that `encode` made `data` of."""
         shape = (height, width) if self._samples == 1 else (height, width, self._samples)
-        packed = self._dtype.kind == "b"
-        out = np.empty(
-            (height, width // 8) if packed else shape, np.uint8 if packed else self._dtype
-        )
+        out = np.empty(shape, self._dtype)
         try:
             self._bytes_out(data, out)
         except (RuntimeError, ValueError) as exc:
             raise DamagedFileError(f"a stored tile is not what {self.name} wrote: {exc}") from exc
-        if packed:
-            return np.unpackbits(out, axis=1).view(np.bool_)
         if self._predictor == HORIZONTAL:
             imagecodecs.delta_decode(out, axis=1, out=out)
         elif self._predictor == FLOATING_POINT:
             out = imagecodecs.floatpred_decode(out, axis=1)
-        return out
+        return out.view(self._given) if self._given.kind == "b" else out
+
+
+def _together(pixels: NDArray[Any]) -> NDArray[Any]:
+    """Return pixels without gaps, in a buffer of this thread's that the next call takes again.
+
+    A fresh array for every tile would be memory that the system has to clear first.
+    """
+    if pixels.flags.c_contiguous:
+        return pixels
+    buffer: NDArray[np.uint8] | None = getattr(_local, "buffer", None)
+    if buffer is None or len(buffer) < pixels.nbytes:
+        buffer = np.empty(pixels.nbytes, np.uint8)
+        if pixels.nbytes <= _KEEP:
+            _local.buffer = buffer
+    out = buffer[: pixels.nbytes].view(pixels.dtype).reshape(pixels.shape)
+    out[...] = pixels
+    return out
 
 
 def find(name: str | None) -> Codec:
@@ -219,11 +240,6 @@ def _check_fit(codec: Codec, dtype: np.dtype[Any], samples: int) -> None:
         raise UnsupportedError(
             f"compression {codec.name!r} cannot hold {samples} samples a pixel, only "
             f"{' or '.join(map(str, codec.samples))}: choose 'deflate' or 'zstd'"
-        )
-    if dtype.kind == "b" and samples > 1:
-        raise UnsupportedError(
-            f"bool pixels have one sample, not {samples}: store the channels one by one, "
-            "or convert the pixels to uint8"
         )
 
 
@@ -326,7 +342,7 @@ def _packbits(_: None, pixels: NDArray[Any]) -> Bytes:
 
 
 def _raw(_: None, pixels: NDArray[Any]) -> Bytes:
-    return _flat(pixels)
+    return _flat(np.ascontiguousarray(pixels))
 
 
 def _copy(data: Bytes, out: NDArray[Any]) -> None:

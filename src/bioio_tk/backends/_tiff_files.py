@@ -50,7 +50,8 @@ class TiffHandle:
         try:
             self.ifds = IfdReader(self.file)
             try:
-                self.tif: TiffFile = TiffFile(path)
+                # OME-XML is read elsewhere: tifffile's way opens any file that a document names
+                self.tif: TiffFile = TiffFile(path, is_ome=False)
             except Exception as exc:  # tifffile raises whatever a broken tag leads it to
                 raise damaged(path, exc) from exc
         except BaseException:

@@ -10,6 +10,8 @@ from functools import cached_property
 from pathlib import PureWindowsPath
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from bioio_tk.backends._tiff_files import TiffHandle, plain_uuid
 from bioio_tk.backends._tiff_layers import Find, Layer, missing
 from bioio_tk.backends._tiff_segments import Page, Recipe
@@ -288,8 +290,11 @@ def _spec(
     if len(described) < count and len(image.channels) == channels:
         described = [Channel(c.name, c.color) for c in image.channels for _ in range(samples)]
     described = (described + [Channel()] * count)[:count]
+    dtype = layers[0].recipe.dtype
+    if dtype == np.uint8 and image.stored_dtype == "bool":
+        dtype = np.dtype(bool)  # we store it as bytes of 0 and 1
     return ImageSpec(
-        dtype=layers[0].recipe.dtype,
+        dtype=dtype,
         levels=tuple(layer.level for layer in layers),
         name=image.name,
         channels=tuple(described),

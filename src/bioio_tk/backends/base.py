@@ -138,6 +138,10 @@ class Sink(Protocol):
         """Make room for `t` time points. Only called where caps.grows."""
         ...
 
+    def finish(self) -> None:
+        """Complete the file; called once, after the last tile and before close()."""
+        ...
+
     def close(self) -> None:
-        """Write what is left and release the file. Safe to call twice."""
+        """Release the file. Safe to call twice; without finish() the file stays unfinished."""
         ...

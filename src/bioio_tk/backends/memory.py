@@ -94,5 +94,8 @@ class MemorySink:
         images[image] = images[image].grown(t)
         self.images = tuple(images)
 
+    def finish(self) -> None:
+        pass
+
     def close(self) -> None:
         pass

@@ -152,6 +152,13 @@ class TiffSink:
 
     def store_tile(self, at: Address, encoded: Bytes) -> None:
         """Append the bytes of a tile and enter them in the table. Any thread."""
+        offset = self._append(encoded)
+        entry = self._entry(at)
+        with self._entry_locks[entry.tile % _ENTRY_LOCKS]:
+            self._enter(entry, offset, len(encoded), tail=self._codecs[at.image].tail)
+
+    def _append(self, encoded: Bytes) -> int:
+        """Write bytes where there is room and return where that is."""
         count = len(encoded)
         with self._lock:
             self._check_open()
@@ -170,9 +177,7 @@ class TiffSink:
         # two threads may make this smaller than it could be, but never larger than it is
         self._down = max(self._down, offset + count)
         self._check_open()
-        entry = self._entry(at)
-        with self._entry_locks[entry.tile % _ENTRY_LOCKS]:
-            self._enter(entry, offset, count, tail=self._codecs[at.image].tail)
+        return offset
 
     def load_tile(self, at: Address) -> NDArray[Any] | None:
         """Return a stored tile, clipped, or None if it was never stored. Any thread."""
@@ -190,6 +195,36 @@ class TiffSink:
             f"a TIFF cannot grow to {t} time points while it is written: give their number at "
             "the start, or write OME-Zarr"
         )
+
+    def finish(self) -> None:
+        """Let every tile that was never stored be one shared tile of zeros.
+
+        TIFF 6.0 knows no empty entries; libtiff, and all that is built on it, refuses them.
+        """
+        self._check_open()
+        for number, spec in enumerate(self.images):
+            for level, table in zip(spec.levels, self._tables[number], strict=True):
+                if not _blank(spec, level, self._codecs[number]):  # else the layout has one
+                    self._fill_up(number, level, table)
+
+    def _fill_up(self, image: int, level: Level, table: tag.Table) -> None:
+        spec = self.images[image]
+        planes = spec.shape[2] * (spec.shape[3] // spec.samples) * spec.shape[4]
+        mine = slice(table.first, table.first + planes * table.tiles)
+        offsets = np.frombuffer(self._offsets, np.uint64)[mine].reshape(planes, table.tiles)
+        counts = np.frombuffer(self._counts, np.uint32)[mine].reshape(planes, table.tiles)
+        empty = counts == 0
+        if not empty.any():
+            return
+        shape = level.tile[:2] if spec.samples == 1 else (*level.tile[:2], spec.samples)
+        encoded = self._codecs[image].encode(np.zeros(shape, spec.dtype))
+        offset = self._append(encoded)
+        offsets[empty], counts[empty] = offset, len(encoded)
+        for plane in np.flatnonzero(empty.any(axis=1)).tolist():
+            first = table.entry(plane, 0)
+            rows = offsets[plane].astype(f"<u{self._width}"), counts[plane].astype("<u4")
+            self._file.write(first.offset_at, rows[0])
+            self._file.write(first.count_at, rows[1])
 
     def close(self) -> None:
         """Release the file; everything has been handed to the system already. Safe twice."""
@@ -440,15 +475,14 @@ def _blank(spec: ImageSpec, level: Level, codec: TileCodec) -> int:
     Readers (tifffile and Bio-Formats among them) take raw tiles as wide as the image from where
     the first one begins without asking whether there is one, so there has to be one.
     """
-    if codec.name != "none" or spec.dtype.kind == "b" or level.grid.counts[1] > 1:
+    if codec.name != "none" or level.grid.counts[1] > 1:
         return 0
     return level.tile[0] * level.tile[1] * spec.samples * spec.dtype.itemsize
 
 
 def _raw_size(spec: ImageSpec) -> int:
-    bits = 1 if spec.dtype.kind == "b" else 8 * spec.dtype.itemsize
     total = 0
     for level in spec.levels:
         y, x, z, c, t = level.grid.counts
         total += y * x * z * c * t * level.tile[0] * level.tile[1] * spec.samples
-    return total * bits // 8
+    return total * spec.dtype.itemsize

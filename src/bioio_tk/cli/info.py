@@ -72,7 +72,7 @@ def _lines(info: FileInfo) -> Iterator[str]:
         name = f" {series.name!r}" if series.name else ""
         yield f"  image {series.series}{name}"
         for label, text in _rows(series):
-            yield f"    {label:<11}{text}"
+            yield f"    {label:<12}{text}"
     for note in info.notes:
         yield f"  note: {note}"
 

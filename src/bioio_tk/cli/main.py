@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import errno
-import os
 import re
 import signal
 import sys
@@ -71,6 +69,8 @@ def main(args: list[str] | None = None) -> NoReturn:
     """Run the command line and exit: 0 done, 1 failed, 2 wrong usage, 130 interrupted."""
     given = sys.argv[1:] if args is None else args
     debug = "--debug" in given
+    if debug:  # wherever it stands
+        given = ["--debug", *(word for word in given if word != "--debug")]
     terminated = _on_sigterm()
     try:
         code = command.main(given, prog_name="bioio-tk", standalone_mode=False)
@@ -85,9 +85,6 @@ def main(args: list[str] | None = None) -> NoReturn:
     except (BioIOError, OSError, MemoryError) as exc:
         if debug:
             raise
-        if isinstance(exc, OSError) and exc.errno == errno.EPIPE:
-            os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # nobody reads any more: no error
-            sys.exit(1)
         click.echo(f"Error: {error_text(exc)}", err=True)
         code = 1
     sys.exit(143 if terminated and code == 130 else code if isinstance(code, int) else 0)

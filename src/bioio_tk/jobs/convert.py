@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import sys
 import time
 from contextlib import suppress
 from dataclasses import asdict, dataclass
@@ -222,8 +223,13 @@ def series_path(path: Path, number: int) -> Path:
 def peak_rss() -> int | None:
     """Return the most memory this process has held so far in bytes, None where unknown."""
     try:
+        # Linux: what getrusage says there includes the process that started this one
+        status = Path("/proc/self/status").read_text()
+        return int(status.partition("VmHWM:")[2].split()[0]) * 1024
+    except (OSError, IndexError, ValueError):
+        pass
+    try:
         import resource
-        import sys
     except ImportError:  # Windows
         return None
     most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss

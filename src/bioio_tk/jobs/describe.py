@@ -179,5 +179,5 @@ def _level(source: Source, number: int, level: int, spec: ImageSpec) -> LevelInf
         shape=spec.levels[level].shape,
         storage=str(details.get("storage", "")),
         tile=(int(height), int(width)),
-        compression=str(details.get("compression", "")),
+        compression=str(details.get("compression", "")).removeprefix("adobe_"),
     )

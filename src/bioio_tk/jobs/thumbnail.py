@@ -165,7 +165,7 @@ def render(
         numbers = [plane.start for plane in planes]
         colors = _colors(full, numbers)
         names = [full.channel_names[c] or f"channel {c}" for c in numbers]
-        pixels = _composite([part[:, :, 0] for part in shown], colors)
+        pixels = composite([part[:, :, 0] for part in shown], colors)
         return Picture(pixels, list(zip(names, colors, strict=True)), um_per_pixel)
 
 
@@ -232,7 +232,8 @@ def _colors(reader: BioReader, numbers: Sequence[int]) -> list[Color]:
     return [defaults[n % len(defaults)] for n in range(len(numbers))]
 
 
-def _composite(planes: Sequence[NDArray[np.float32]], colors: Sequence[Color]) -> NDArray[np.uint8]:
+def composite(planes: Sequence[NDArray[np.float32]], colors: Sequence[Color]) -> NDArray[np.uint8]:
+    """Return channels stretched between two percentiles and added in their colours."""
     total = np.zeros((*planes[0].shape, 3), np.float32)
     for plane, color in zip(planes, colors, strict=True):
         total += _stretched(plane)[:, :, None] * np.array(color, np.float32)

@@ -29,7 +29,8 @@ ORDERS = ("XYZCT", "XYZTC", "XYCTZ", "XYCZT", "XYTCZ", "XYTZC")
 # integers "double" is the least wrong: a pixel has the right size, so a reader that trusts Type
 # gets nothing misaligned and one that converts loses nothing below 2**53, where "int32" would
 # tear every pixel in two. The true type is in the file's own tags and in our annotation.
-_NEAREST = {"float16": "float", "int64": "double", "uint64": "double"}
+# bool has the name "bit", but files hold it as bytes of 0 and 1, which every reader gets right.
+_NEAREST = {"bool": "uint8", "float16": "float", "int64": "double", "uint64": "double"}
 
 
 # -- what a document says -------------------------------------------------------------------------
@@ -581,7 +582,7 @@ def _set_pixels(element: ET.Element, spec: ImageSpec, index: int, ifd: int | Non
     pixels = element.find(_tag("Pixels"))
     if pixels is None:
         pixels = ET.SubElement(element, _tag("Pixels"))
-    type_ = ome_type(spec.dtype) or _NEAREST.get(spec.dtype.name)
+    type_ = _NEAREST.get(spec.dtype.name) or ome_type(spec.dtype)
     if type_ is None:
         raise SpecError(f"OME-XML has no pixel type for {spec.dtype}")
     bits = _significant_bits(pixels, type_, spec)
