@@ -160,6 +160,7 @@ def seeds(folder: Path) -> list[Path]:
 
     def write(name: str, array: Any, **options: Any) -> None:
         path = folder / name
+        options.setdefault("photometric", "rgb" if array.shape[-1] == 3 else "minisblack")
         with contextlib.suppress(ValueError, RuntimeError, NotImplementedError):
             tifffile.imwrite(path, array, **options)
             found.append(path)

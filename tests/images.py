@@ -42,9 +42,9 @@ def coded(shape, dtype="u2", seed=0):
         return (code * 2654435761 >> 7) % 2 == 1
     if dtype.kind in "iu":
         info = np.iinfo(dtype)
-        wide = code.astype(object) * (2**40 + 1 if dtype.itemsize == 8 else 1)
-        spread = wide % (int(info.max) - int(info.min) + 1) + int(info.min)
-        return np.array(spread.tolist(), dtype).reshape(shape)
+        if dtype.itemsize == 8:  # beyond what a float holds
+            return (code.astype("u8") * np.uint64(2**40 + 1) + np.uint64(2**63)).view(dtype)
+        return (code % (int(info.max) - int(info.min) + 1) + int(info.min)).astype(dtype)
     if dtype.kind == "c":
         return (code + 1j * (code % 97)).astype(dtype)
     return (code % 2039 - 300.5).astype(dtype)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import struct
 import subprocess
@@ -37,11 +38,11 @@ MIB = 1 << 20
 
 
 @pytest.fixture(autouse=True)
-def quick() -> Iterator[None]:
-    """Nothing hostile takes long."""
-    began = time.monotonic()
+def silent() -> Iterator[None]:
+    """Spare the log tifffile's complaints."""
+    logging.disable(logging.CRITICAL)
     yield
-    assert time.monotonic() - began < 60
+    logging.disable(logging.NOTSET)
 
 
 def child(code: str, *args: Any, memory: int = 2 << 30, optimise: bool = False) -> str:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from bioio_tk.backends._file import RandomFile
-from bioio_tk.backends._tiff_ifd import IfdReader
+from bioio_tk.backends._tiff_ifd import IfdReader, Twin
 from bioio_tk.backends._tiff_segments import Page, Recipe
 from bioio_tk.errors import BioIOError, DamagedFileError
 
@@ -46,9 +46,11 @@ class TiffHandle:
         self._lock = threading.RLock()
         self._recipes: dict[Any, Recipe] = {}
         self._pages: OrderedDict[int, Page] = OrderedDict()
+        self._twin: tuple[Twin, Page] | None = None
         self._chain: NDArray[np.int64] | None = None
         try:
             self.ifds = IfdReader(self.file)
+            self.ifds.check(self.ifds.read(self.ifds.first))
             try:
                 # OME-XML is read elsewhere: tifffile's way opens any file that a document names
                 self.tif: TiffFile = TiffFile(path, is_ome=False)
@@ -115,6 +117,7 @@ class TiffHandle:
 
     def from_tifffile(self, tiff_page: Any) -> Page:
         """Return a page that tifffile has read."""
+        self.ifds.check(self.ifds.read(tiff_page.offset))
         keyframe = tiff_page.keyframe
         # tifffile's hash leaves out the tags that YCbCr is converted with
         key = (keyframe.hash, keyframe.offset) if keyframe.photometric == _YCBCR else None
@@ -131,7 +134,21 @@ class TiffHandle:
         return finish(page)
 
     def _load(self, offset: int) -> Page:
+        if self._twin is not None:
+            twin, model = self._twin
+            found = self.ifds.look(twin, offset)
+            if found is not None:
+                return finish(
+                    Page(
+                        self.file,
+                        model.recipe,
+                        np.array([found[0]], np.int64),
+                        np.array([found[1]], np.int64),
+                        model.jpegtables,
+                    )
+                )
         ifd = self.ifds.read(offset)
+        self.ifds.check(ifd)
         layout = self.ifds.layout(ifd)
         recipe = self._recipes.get(layout)
         if recipe is None:
@@ -140,7 +157,10 @@ class TiffHandle:
         tables = None
         if 347 in ifd.entries:
             tables = next((value for tag, _, _, value in layout if tag == 347), None)
-        return finish(Page(self.file, recipe, offsets, counts, tables))
+        page = finish(Page(self.file, recipe, offsets, counts, tables))
+        twin = self.ifds.twin(ifd)
+        self._twin = None if twin is None else (twin, page)
+        return page
 
     def _tiff_page(self, offset: int) -> Any:
         from tifffile import TiffPage
@@ -165,10 +185,12 @@ def finish(page: Page) -> Page:
     recipe = page.recipe
     recipe.check(page)
     if recipe.raw and not recipe.tiled:
+        if recipe.segments == 1:
+            page.joined = bool(page.offsets[0] > 0 and page.counts[0] >= recipe.nbytes)
+            return page
         offsets, counts = page.offsets[: recipe.segments], page.counts[: recipe.segments]
         gapless = bool((offsets[1:] == offsets[:-1] + counts[:-1]).all()) and offsets[0] > 0
-        size = recipe.length * recipe.width * recipe.samples * recipe.dtype.itemsize
-        page.joined = gapless and int(counts.sum()) >= size * recipe.planes * recipe.depth
+        page.joined = gapless and int(counts.sum()) >= recipe.nbytes
     return page
 
 

@@ -8,7 +8,7 @@ Source: TIFF 6.0 section 2, BigTIFF design note.
 from __future__ import annotations
 
 import struct
-from typing import TYPE_CHECKING, NamedTuple, TypeAlias
+from typing import TYPE_CHECKING, Literal, NamedTuple, TypeAlias
 
 import numpy as np
 
@@ -30,6 +30,8 @@ _LAYOUT = frozenset(
     (256, 257, 258, 259, 262, 266, 277, 278, 284, 292, 317, 322, 323, 338, 339, 347, 529)
     + (530, 532, 32997, 32998, 34712, 42113)
 )
+# what says how pages belong together: descriptions, SubIFDs, and the private tags of vendors
+_MEANING = frozenset((270, 330, 33628, 33629, 33630, 33631, 34412, 50838, 50839, 51123, 65426))
 _OFFSETS = (324, 273)
 _COUNTS = (325, 279)
 _SUBIFDS = 330
@@ -43,6 +45,17 @@ class Ifd(NamedTuple):
     offset: int
     entries: dict[int, Entry]
     next: int
+
+
+class Twin(NamedTuple):
+    """What all directories share that describe pages laid out alike, of one segment each."""
+
+    size: int
+    mask: int  # the bits that must agree
+    pattern: int
+    offset: tuple[int, int]  # where these two values stand
+    length: tuple[int, int]
+    order: Literal["little", "big"]
 
 
 class IfdReader:
@@ -69,9 +82,9 @@ class IfdReader:
         version = struct.unpack(order + "H", head[2:4])[0]
         self.big = version == 43
         if self.big and len(head) == 16:
-            self._first = struct.unpack(order + "Q", head[8:])[0]
+            self.first = struct.unpack(order + "Q", head[8:])[0]
         elif version == 42:
-            self._first = struct.unpack(order + "I", head[4:8])[0]
+            self.first = struct.unpack(order + "I", head[4:8])[0]
         else:
             raise DamagedFileError(f"{str(file.path)!r} has no TIFF header")
         self._count = struct.Struct(order + ("Q" if self.big else "H"))
@@ -87,7 +100,7 @@ class IfdReader:
         """
         found: list[int] = []
         seen: set[int] = set()
-        offset = self._first
+        offset = self.first
         while offset:
             if offset in seen:
                 self.broken = f"directory {len(found)} points back to an earlier one"
@@ -129,6 +142,58 @@ class IfdReader:
         following = self._next.unpack(tail)[0] if len(tail) == self._next.size else 0
         return Ifd(offset, entries, following)
 
+    def twin(self, ifd: Ifd) -> Twin | None:
+        """Return what recognises directories that differ from `ifd` only in where pixels are.
+
+        None where a page has several segments, or they are listed elsewhere.
+        """
+        head, step, width = self._count.size, self._entry.size, self._next.size
+        size = head + len(ifd.entries) * step
+        data = self._file.read(ifd.offset, size)
+        if self._count.unpack_from(data)[0] != len(ifd.entries) or len(data) < size:
+            return None
+        mask = bytearray(b"\xff" * size)
+        spots = {}
+        for number, (tag, kind, count, _) in enumerate(
+            self._entry.iter_unpack(data[head : head + len(ifd.entries) * step])
+        ):
+            value = head + (number + 1) * step - width
+            if tag in _OFFSETS or tag in _COUNTS:
+                if count != 1 or kind not in _INTEGERS:
+                    return None
+                spots[tag] = (value, value + np.dtype(_INTEGERS[kind]).itemsize)
+                mask[value : value + width] = bytes(width)
+            elif tag not in _LAYOUT:
+                mask[value - width : value + width] = bytes(2 * width)
+        offset = next((spots[tag] for tag in _OFFSETS if tag in spots), None)
+        length = next((spots[tag] for tag in _COUNTS if tag in spots), None)
+        if offset is None or length is None:
+            return None
+        order: Literal["little", "big"] = "little" if self.order == "<" else "big"
+        bits = int.from_bytes(mask, "big")
+        return Twin(size, bits, int.from_bytes(data, "big") & bits, offset, length, order)
+
+    def look(self, twin: Twin, offset: int) -> tuple[int, int] | None:
+        """Return offset and length of the one segment of a twin's page; None where it is none."""
+        data = self._file.read(offset, twin.size)
+        if len(data) < twin.size or int.from_bytes(data, "big") & twin.mask != twin.pattern:
+            return None
+        (a, b), (c, d) = twin.offset, twin.length
+        order = twin.order
+        return int.from_bytes(data[a:b], order), int.from_bytes(data[c:d], order)
+
+    def check(self, ifd: Ifd) -> None:
+        """Raise DamagedFileError where a tag that matters lies beyond the end of the file.
+
+        Without it, the page would be taken for something else than it is.
+        """
+        size = self._file.size
+        for tag in (_LAYOUT | _MEANING) & ifd.entries.keys():
+            kind, number, value = ifd.entries[tag]
+            length = _SIZES.get(kind, 0) * number
+            if length > len(value) and self._next.unpack(value)[0] + length > size:
+                raise self._damaged(ifd.offset, f"has its tag {tag} beyond the end of the file")
+
     def layout(self, ifd: Ifd) -> tuple[tuple[int, int, int, bytes], ...]:
         """Return a value that is equal for pages that are decoded alike."""
         found = []
@@ -159,6 +224,16 @@ class IfdReader:
         """Return the offsets of the directories below a page."""
         found = self.integers(ifd, (_SUBIFDS,))
         return [] if found is None else found.tolist()
+
+    def packed(self, ifd: Ifd, tag: int, values: NDArray[np.int64]) -> tuple[int, bytes]:
+        """Return where the numbers of a tag stand in the file, and the bytes for other ones."""
+        kind, number, value = ifd.entries[tag]
+        data = values.astype(self.order + _INTEGERS[kind]).tobytes()
+        if number * np.dtype(_INTEGERS[kind]).itemsize > len(value):
+            return self._next.unpack(value)[0], data
+        place = list(ifd.entries).index(tag)
+        end = ifd.offset + self._count.size + (place + 1) * self._entry.size
+        return end - len(value), data
 
     def _integers(self, ifd: Ifd, tag: int) -> NDArray[np.int64]:
         kind, number, value = ifd.entries[tag]

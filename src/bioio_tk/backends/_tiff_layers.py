@@ -82,6 +82,32 @@ class Layer:
         else:
             self._fill_odd(page, corner, plane, want, out[..., 0])
 
+    def fill_planes(self, planes: list[tuple[int, int, int]], out: NDArray[Any]) -> bool:
+        """Fill `out` (n, y, x) with whole raw planes, those that are neighbours in the file at once.
+
+        Returns False, and leaves `out` in any state, where they are not all stored so plainly.
+        """
+        recipe = self.recipe
+        if not recipe.as_in_memory or recipe.planes * recipe.samples * recipe.depth > 1:
+            return False
+        size = recipe.nbytes
+        runs: list[tuple[Page, int, int, int]] = []  # page, offset, first plane, planes
+        for n, (z, c, t) in enumerate(planes):
+            page = self.find(self.page_of(z, c, t))
+            if page.recipe is not recipe or not page.joined:
+                return False
+            offset = int(page.offsets[0])
+            if runs:
+                last, start, first, total = runs[-1]
+                if last.file is page.file and offset == start + total * size:
+                    runs[-1] = (last, start, first, total + 1)
+                    continue
+            runs.append((page, offset, n, 1))
+        for page, offset, first, total in runs:
+            buffer = out[first : first + total].reshape(-1).view(np.uint8)
+            recipe.read_exactly(page, 0, offset, buffer)
+        return True
+
     def _fill_odd(
         self,
         page: Page,

@@ -83,6 +83,9 @@ class Recipe:
         self.codec = _codec(page) if self._file_dtype is not None else None
         self._delta = self._file_dtype is not None and page.predictor == 2
         self.tile = self._virtual_tile()
+        self.nbytes = self.dtype.itemsize
+        for size in page.shaped:
+            self.nbytes *= size
 
     def _segment_shape(self, page: TiffPage) -> tuple[int, int, int]:
         if self.tiled:
@@ -126,6 +129,12 @@ class Recipe:
             # a power of two of strips: then bands end where target tiles do
             rows = length << max(0, (rows // length).bit_length() - 1)
         return (min(rows, self.length), self.width, 1)
+
+    @property
+    def as_in_memory(self) -> bool:
+        """True for raw strips in the machine's byte order."""
+        native = self._file_dtype is not None and self._file_dtype.isnative
+        return self.raw and native and not self.tiled
 
     @property
     def segment_shape(self) -> tuple[int, int]:
@@ -335,7 +344,7 @@ class Recipe:
                 and target.flags.c_contiguous
                 and dtype.isnative
             ):
-                self._read_exactly(page, segment, offset, target.reshape(-1).view(np.uint8))
+                self.read_exactly(page, segment, offset, target.reshape(-1).view(np.uint8))
                 continue
             # in portions that stay in the processor's cache until they are copied on
             portion = max(1, _PORTION // row_bytes // wanted.step) * wanted.step
@@ -368,23 +377,24 @@ class Recipe:
             size = rows * row_bytes
             last = (rows - 1) * row_bytes + inside.stop * pixel
             buffer = _scratch(size)
-            self._read_exactly(page, segment, offset, buffer[:last])
+            self.read_exactly(page, segment, offset, buffer[:last])
             pixels = buffer.view(dtype).reshape(rows, row_bytes // pixel, self.samples)
             return pixels[:, inside.start : inside.stop]
         buffer = _scratch(rows * count * pixel)
         for row in range(rows):
             at = offset + row * row_bytes + first * pixel
             part = buffer[row * count * pixel : (row + 1) * count * pixel]
-            self._read_exactly(page, segment, at, part)
+            self.read_exactly(page, segment, at, part)
         return buffer.view(dtype).reshape(rows, count, self.samples)
 
     def _whole_plane(self, plane: int, z: int, rows: int) -> tuple[int, int, int, slice]:
         segment = (plane * self._counts[0] + z) * self._counts[1]
         return segment, 0, 0, slice(0, rows)
 
-    def _read_exactly(
+    def read_exactly(
         self, page: Page, segment: int, offset: int, buffer: NDArray[np.uint8]
     ) -> None:
+        """Fill `buffer` from the file; DamagedFileError, naming the segment, where it ends."""
         if page.file.read_into(offset, buffer) < len(buffer):
             raise self._damaged(page, segment, "lies beyond the end of the file")
 

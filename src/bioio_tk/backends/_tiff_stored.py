@@ -1,22 +1,31 @@
-"""Count the tiles that a TIFF of ours holds, which an interrupted writer may have left short."""
+"""What an interrupted writer has left of a TIFF of ours: which tiles are there, and filling up."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
 from bioio_tk.backends import _tiff_layout as tag
 from bioio_tk.backends._file import RandomFile
+from bioio_tk.backends._tiff_codecs import CODECS, TileCodec
 from bioio_tk.backends._tiff_ifd import Ifd, IfdReader
+from bioio_tk.backends.base import StoreOptions
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from numpy.typing import NDArray
 
+_KINDS = {1: "u", 2: "i", 3: "f", 6: "c"}
 
-_ASKED = (tag.IMAGE_WIDTH, tag.TILE_WIDTH, tag.COMPRESSION, tag.BITS_PER_SAMPLE)
+
+class _Table(NamedTuple):
+    """The tiles of a page: where they lie, how long they are, which are stored."""
+
+    offsets: NDArray[np.int64]
+    counts: NDArray[np.int64]
+    stored: NDArray[np.bool_]
 
 
 def stored_tiles(path: Path) -> list[NDArray[np.bool_]]:
@@ -24,24 +33,52 @@ def stored_tiles(path: Path) -> list[NDArray[np.bool_]]:
     file = RandomFile(path)
     try:
         ifds = IfdReader(file)
-        planes = [_levels(ifds, int(offset)) for offset in ifds.chain()]
-        blank = _blank(ifds, planes[0]) if planes else 0
         return [
-            np.array([_stored(ifds, page, blank) for page in pages])
-            for pages in zip(*planes, strict=True)
+            np.array([_table(ifds, page, blank).stored for page in pages])
+            for pages, blank in _levels(ifds)
         ]
     finally:
         file.close()
 
 
-def _levels(ifds: IfdReader, offset: int) -> list[Ifd]:
+def fill_up(path: Path) -> None:
+    """Let every tile that is not stored be one shared tile of zeros, as `TiffSink.finish` does."""
+    file = RandomFile(path, writable=True)
+    try:
+        ifds = IfdReader(file)
+        for pages, blank in _levels(ifds):
+            missing = [(page, _table(ifds, page, blank)) for page in pages]
+            missing = [(page, table) for page, table in missing if (table.counts == 0).any()]
+            if not missing:
+                continue
+            encoded = _zeros(ifds, pages[0])
+            offset = -(-file.size // tag.ALIGN) * tag.ALIGN
+            file.write(offset, encoded)
+            for page, table in missing:
+                empty = table.counts == 0
+                offsets = np.where(empty, offset, table.offsets)
+                counts = np.where(empty, len(encoded), table.counts)
+                file.write(*ifds.packed(page, tag.TILE_OFFSETS, offsets))
+                file.write(*ifds.packed(page, tag.TILE_BYTE_COUNTS, counts))
+    finally:
+        file.close()
+
+
+def _levels(ifds: IfdReader) -> list[tuple[tuple[Ifd, ...], int]]:
+    """Return the pages of each level, and where the zeros for tiles not stored lie."""
+    planes = [_plane(ifds, int(offset)) for offset in ifds.chain()]
+    blank = _blank(ifds, planes[0]) if planes else 0
+    return [(pages, blank) for pages in zip(*planes, strict=True)]
+
+
+def _plane(ifds: IfdReader, offset: int) -> list[Ifd]:
     plane = ifds.read(offset)
     return [plane, *(ifds.read(below) for below in ifds.subifds(plane))]
 
 
-def _stored(ifds: IfdReader, page: Ifd, blank: int) -> NDArray[np.bool_]:
+def _table(ifds: IfdReader, page: Ifd, blank: int) -> _Table:
     offsets, counts = ifds.segments(page)
-    return (counts > 0) & (offsets > 0) & (offsets != blank)
+    return _Table(offsets, counts, (counts > 0) & (offsets > 0) & (offsets != blank))
 
 
 def _blank(ifds: IfdReader, pages: list[Ifd]) -> int:
@@ -49,13 +86,29 @@ def _blank(ifds: IfdReader, pages: list[Ifd]) -> int:
     _, count, value = pages[0].entries.get(tag.SOFTWARE, (0, 0, b""))
     if count <= len(value) or not any(_has_blank(ifds, page) for page in pages):
         return 0
-    end = int.from_bytes(value, "little" if ifds.order == "<" else "big") + count
+    end = int.from_bytes(value, "little") + count
     return -(-end // tag.ALIGN) * tag.ALIGN  # behind the last text, see `_tiff_layout.lay_out`
 
 
 def _has_blank(ifds: IfdReader, page: Ifd) -> bool:
     # the same question as `tiff_write._blank` asks
-    width, tile, compression, bits = (ifds.integers(page, (number,)) for number in _ASKED)
-    if width is None or tile is None or compression is None or bits is None:
-        return False
-    return bool(width[0] <= tile[0] and compression[0] == 1 and bits[0] > 1)
+    across = _first(ifds, page, tag.IMAGE_WIDTH) <= _first(ifds, page, tag.TILE_WIDTH)
+    return across and _first(ifds, page, tag.COMPRESSION) == 1
+
+
+def _zeros(ifds: IfdReader, page: Ifd) -> bytes:
+    """Return a tile of zeros as the page stores it; a predictor makes no difference to them."""
+    kind = _KINDS.get(_first(ifds, page, tag.SAMPLE_FORMAT), "u")
+    dtype = np.dtype(f"{kind}{_first(ifds, page, tag.BITS_PER_SAMPLE) // 8}")
+    samples = _first(ifds, page, tag.SAMPLES_PER_PIXEL)
+    number = _first(ifds, page, tag.COMPRESSION)
+    name = next(codec.name for codec in CODECS if codec.compression == number)
+    height, width = _first(ifds, page, tag.TILE_LENGTH), _first(ifds, page, tag.TILE_WIDTH)
+    shape = (height, width) if samples == 1 else (height, width, samples)
+    codec = TileCodec(dtype, samples, StoreOptions(compression=name))
+    return bytes(memoryview(codec.encode(np.zeros(shape, dtype))).cast("B"))
+
+
+def _first(ifds: IfdReader, page: Ifd, number: int) -> int:
+    found = ifds.integers(page, (number,))
+    return 0 if found is None or not len(found) else int(found[0])

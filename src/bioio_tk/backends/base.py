@@ -103,6 +103,16 @@ class PartSource(Source, Protocol):
         ...
 
 
+class PlaneSource(Source, Protocol):
+    """A Source that reads a stack of small planes faster together than one by one."""
+
+    def read_planes(
+        self, image: int, level: int, planes: list[tuple[int, int, int]], out: NDArray[Any]
+    ) -> bool:
+        """Fill `out` (n, y, x) with the planes at (z, c, t) and return True, or return False."""
+        ...
+
+
 class Sink(Protocol):
     """A new file to write. The engine calls encode_tile in workers, then store_tile.
 

@@ -88,6 +88,11 @@ class TiffSource:
             raise self._too_large(at) from exc
         return True
 
+    def read_planes(
+        self, image: int, level: int, planes: list[tuple[int, int, int]], out: NDArray[Any]
+    ) -> bool:
+        return self._images[image].layers[level].fill_planes(planes, out)
+
     def _too_large(self, at: Address) -> UnsupportedError:
         tile = self._images[at.image].spec.levels[at.level].tile
         return UnsupportedError(

@@ -131,6 +131,13 @@ class TiffSink:
 
         return stored_tiles(path)
 
+    @staticmethod
+    def fill_up(path: Path) -> None:
+        """Do what `finish` would have done for such a file."""
+        from bioio_tk.backends._tiff_stored import fill_up
+
+        fill_up(path)
+
     def encode_tile(self, at: Address, tile: NDArray[Any]) -> Bytes:
         """Compress a whole (clipped) tile. Any thread.
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections import OrderedDict
+from itertools import product
 from typing import TYPE_CHECKING, Any
 
 from bioio_tk.core.spec import Address
@@ -78,6 +79,8 @@ def read(
     out = arrays.empty(selection.shape, spec.dtype)
     if not selection.size:
         return out
+    if _read_planes(source, image, level, selection, out):
+        return selection.flip(out)
     read_part = getattr(source, "read_part", None)
     tile_bytes = spec.dtype.itemsize
     for n, size in zip(grid.tile, grid.shape, strict=True):
@@ -86,9 +89,8 @@ def read(
 
     def copy(step: TileCopy) -> None:
         at = Address(image, level, step.key)
-        if step.plain and read_part is not None and (step.whole or keep is None):
-            if read_part(at, step.src, out[step.dst]):
-                return
+        if step.plain and read_part is not None and read_part(at, step.src, out[step.dst]):
+            return
         tile = None if keep is None else keep.get(at)
         if tile is None:
             tile = source.read_tile(at)
@@ -100,3 +102,22 @@ def read(
         workers = 1
     run(copy, plan(grid, selection.spans), workers, batch=max(1, _SMALL // max(1, tile_bytes)))
     return selection.flip(out)
+
+
+def _read_planes(
+    source: Source, image: int, level: int, selection: Selection, out: NDArray[Any]
+) -> bool:
+    """Let the source read a stack of small planes in one go, where it can."""
+    read_planes = getattr(source, "read_planes", None)
+    y, x, z, c, t = selection.spans
+    height, width = source.images[image].levels[level].shape[:2]
+    small = height * width * out.itemsize < _SMALL
+    if read_planes is None or not small or y != range(height) or x != range(width):
+        return False
+    where = [(kz, kc, kt) for kt, kc, kz in product(t, c, z)]
+    if len(where) < 2:
+        return False
+    done: bool = read_planes(
+        image, level, where, out.transpose(4, 3, 2, 0, 1).reshape(-1, height, width)
+    )
+    return done

@@ -108,19 +108,20 @@ def recover(
     given = check_path(path)
     target = given.with_name(given.name.removesuffix(SUFFIX))
     row = registry.for_writing(target)
-    look: Any = getattr(registry.load_sink(row), "stored", None)
-    if look is None:
+    sink: Any = registry.load_sink(row)
+    if not hasattr(sink, "stored"):
         raise UnsupportedError(
             f"an unfinished file of the {row.name!r} backend cannot be recovered"
         )
     left = Target.adopt(target, overwrite=overwrite)
     try:
-        report = _inspect(target, left.partial, look(left.partial), moved=not dry_run)
+        report = _inspect(target, left.partial, sink.stored(left.partial), moved=not dry_run)
         if not dry_run:
             if target.exists() and not overwrite:
                 raise TargetExistsError(
                     f"{str(target)!r} exists: move it away, or pass overwrite=True to replace it"
                 )
+            sink.fill_up(left.partial)
             left.commit()
     finally:
         left.leave()
