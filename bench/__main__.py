@@ -40,10 +40,10 @@ def main(argv: list[str] | None = None) -> int:
             ratio, wanted, met = report.verdict(row, results[row.key][1])
             if wanted:
                 _say(f"  {ratio}   (wanted {wanted})   {met}")
-        text = _compose(heading, results, case)
+            text = _compose(heading, results, case)
+            if options.out is not None:  # after every row: a run that is cut short leaves them
+                options.out.write_text(text, encoding="utf-8")
     print(text)
-    if options.out is not None:
-        options.out.write_text(text, encoding="utf-8")
     return _exit_code(results, strict=options.strict)
 
 

@@ -815,7 +815,7 @@ ROWS: tuple[Row, ...] = (
     ),
     Row(
         "open-first",
-        "the same, first file of a process (loads what it needs)",
+        "the same, first file after the package's import",
         (
             Contestant(OURS, OURS, opening("bioio_tk", _info_ours, warm=False)),
             Contestant("tifffile", "tifffile", opening("tifffile", _info_tifffile, warm=False)),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import threading
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -54,9 +55,7 @@ def nothing_left_behind(tmp_path):
 def open_files(folder: Path) -> list[str]:
     """Return the paths this process has open under `folder`."""
     found = []
-    for number in os.listdir("/proc/self/fd"):
-        try:
-            found.append(os.readlink(f"/proc/self/fd/{number}"))
-        except OSError:
-            continue  # the one that listed the folder
+    for entry in Path("/proc/self/fd").iterdir():
+        with suppress(OSError):  # the one that lists the folder
+            found.append(str(entry.readlink()))
     return [name for name in found if name.startswith(str(folder))]

@@ -261,7 +261,7 @@ def _entries(out: bytearray) -> list[int]:
     """Return where the entries of the first directories stand."""
     order = "<" if out[:2] == b"II" else ">"
     found: list[int] = []
-    with contextlib.suppress(struct.error):
+    with contextlib.suppress(struct.error, OverflowError):
         big = struct.unpack_from(order + "H", out, 2)[0] == 43
         offset = struct.unpack_from(order + ("Q" if big else "I"), out, 8 if big else 4)[0]
         for _ in range(8):
@@ -370,7 +370,7 @@ def _look(br: Any) -> None:
     assert min(br.shape) > 0, br.shape
     repr(br), br.notes, br.details, br.channel_names, br.pixel_size(), br.time_increment
     y, x, z, c, t = br.shape
-    if c > 65536 or len(br.channel_names) != c:
+    if c > 1 << 20 or len(br.channel_names) != c:
         raise AssertionError(f"{c} channels, {len(br.channel_names)} names")
     size = y * x * br.bytes_per_pixel
     planes = [(0, 0, 0), (z - 1, c - 1, t - 1)]
@@ -402,6 +402,8 @@ def _alarm(*_: Any) -> None:
 def run(todo: Iterator[tuple[str, bytes]], folder: Path, end: float, out: Any) -> None:
     """Try inputs until `end`; send what happened. Runs in a child process."""
     logging.disable(logging.CRITICAL)
+    with (folder / "stderr").open("wb") as file:
+        os.dup2(file.fileno(), 2)  # codecs written in C complain there
     faulthandler.enable()
     limit(MEMORY)
     signal.signal(signal.SIGALRM, _alarm)
@@ -496,9 +498,11 @@ class _Job:
             self._process.join(10)
             if self._process.exitcode == 0:
                 return False
-            blob = next(iter(sorted(self._folder.glob("input*"), key=os.path.getmtime)), None)
+            inputs = sorted(self._folder.glob("input*"), key=os.path.getmtime)
+            blob = inputs[-1] if inputs else None
             data = b"" if blob is None else blob.read_bytes()
-            findings.setdefault(f"the process ended with {self._process.exitcode}", (data, ""))
+            text = (self._folder / "stderr").read_text(errors="replace")[-5000:]
+            findings.setdefault(f"the process ended with {self._process.exitcode}", (data, text))
             self._seed += 1000
             self._cpu -= 1
             self._start()

@@ -7,6 +7,7 @@ of bfio's documentation and of the programs that use it, changed only where they
 from __future__ import annotations
 
 import multiprocessing
+import operator
 import os
 import pickle
 import subprocess
@@ -116,9 +117,8 @@ def test_what_the_module_has():
     assert bfio.__version__ == bfio.__version__.strip()
     assert tuple(int(n) for n in bfio.__version__.split(".")) >= (2, 5)
     assert bfio.JAR_VERSION is None
-    assert f"-Dlog4j.configuration=file:{bfio.LOG4J}"
     assert list(bfio.JARS) == []
-    assert str(bfio.LOGBACK) == ""
+    assert str(bfio.LOG4J) == str(bfio.LOGBACK) == ""
     assert bfio.log_level == 30
     assert bfio.logger.name == "bfio.init"
 
@@ -315,6 +315,8 @@ CASES = [
     ("br[:9, :9, 0, 0, ::-1]", "im[:9, :9, :1, :1, ::-1]"),
     ("br[..., 1]", "im[..., 1]"),
     ("br[..., 2, 1]", "im[..., 2, 1]"),
+    ("br[..., ::2, 1]", "im[..., ::2, 1]"),
+    ("br[..., 0:3:2, 0, 0]", "im[..., 0, 0]"),
     ("br[0:9, ...]", "im[0:9]"),
     ("br[:9, :9, 2, 0:4, 0]", "im[:9, :9, 2:3, :, 0]"),
     ("br[100:100]", "im[100:100]"),
@@ -382,7 +384,7 @@ def test_reading_old_style_gives_five_axes(br, image):
 
 
 def test_properties_of_a_reader(br, image):
-    assert (br.Y, br.X, br.Z, br.C, br.T) == image.shape
+    assert image.shape == (br.Y, br.X, br.Z, br.C, br.T)
     assert (br.y, br.x, br.z, br.c, br.t) == image.shape
     assert br.dtype == image.dtype
     assert br.channel_names == br.cnames == ["a", "b", "c", "d"]
@@ -433,10 +435,11 @@ def test_the_shape_fits_code_for_old_and_new_bfio(br, plane):
     assert (y, x, z, c, t) == SHAPE
     with BioReader(plane) as flat:
         assert flat.shape == (300, 400)  # 2.2 and later
-        assert (300, 400) == flat.shape
+        plain = (300, 400)
+        assert plain == flat.shape
         assert flat.shape == (300, 400, 1, 1, 1)  # 2.1
         assert flat.shape == flat[:].shape
-        assert not flat.shape != (300, 400)
+        assert not operator.ne(flat.shape, plain)
         assert flat.shape != (400, 300)
         assert flat.shape != (300, 400, 2)
         assert flat.shape != [300, 400]
@@ -568,7 +571,7 @@ def test_what_cannot_be_read_says_why(tmp_path):
         with pytest.raises(FileNotFoundError):
             BioReader(tmp_path / "none.tif", backend=backend)
     for wrong in (None, 5, b""):
-        with pytest.raises((SpecError, FileNotFoundError)):
+        with pytest.raises(SpecError):
             BioReader(wrong)
 
 
@@ -600,7 +603,7 @@ def test_levels_count_on_from_image_to_image(tmp_path):
     wanted = [images[0], images[0][:, ::2, ::2], images[1], images[1][:, ::2, ::2]]
     for level, expected in enumerate(wanted):
         with BioReader(file, level=level) as br:
-            assert (br.Y, br.X) == expected.shape[1:]
+            assert expected.shape[1:] == (br.Y, br.X)
             np.testing.assert_array_equal(br[:], expected.transpose(1, 2, 0)[:, :, None])
             assert len(br.metadata.images) == 1
             pixels = br.metadata.images[0].pixels
@@ -647,6 +650,13 @@ def test_of_several_images_in_the_metadata_the_first_is_written(tmp_path, caplog
         assert len(br.metadata.images) == 1
         assert br.metadata.images[0].name == "out.ome.tif"
         np.testing.assert_array_equal(br[:], images[0].transpose(1, 2, 0)[:, :, None])
+
+
+def test_a_change_in_the_metadata_counts_even_at_the_last_moment(tmp_path):
+    with BioWriter(tmp_path / "o.ome.tif", X=30, Y=20) as bw:
+        bw.metadata.images[0].pixels.size_z = 3
+        bw._backend._init_writer()
+    assert stored(tmp_path / "o.ome.tif").shape == (20, 30, 3, 1, 1)
 
 
 def test_the_metadata_object_of_a_writer_is_alive(tmp_path):
@@ -806,6 +816,23 @@ def test_image_says_shape_and_type(tmp_path):
         other = BioWriter(tmp_path / "b.ome.tif", metadata=br.metadata, image=np.zeros((3, 3)))
         assert other.shape == (20, 30, 2)  # metadata come first
         assert other.dtype == np.int16
+
+
+def test_the_metadata_given_are_a_start_only(tmp_path, path):
+    with BioReader(path) as br:
+        metadata = br.metadata.model_copy(deep=True)
+        with BioWriter(tmp_path / "o.ome.tif", metadata=metadata) as bw:
+            metadata.images[0].description = "too late"
+            metadata.images[0].pixels.size_z = 99
+            bw.ps_x = br.ps_z  # (None, µm): unknown, so what there is stays
+            bw.ps_z = (3, "µm")
+            bw[:] = br[:]
+        assert br.metadata.images[0].pixels.physical_size_z is None
+    with BioReader(tmp_path / "o.ome.tif") as br:
+        assert br.shape == SHAPE
+        assert br.metadata.images[0].description is None
+        assert br.ps_x[0] == 0.5
+        assert br.ps_z[0] == 3
 
 
 def test_fewer_channels_than_the_metadata_have(tmp_path, path):
@@ -1459,11 +1486,12 @@ def test_pattern_13_pixel_size_by_a_table_of_units(path):
         assert br.ps_x[0] * by_unit[br.ps_x[1]] == 0.5
 
 
-def negative(arguments):
-    source, target = arguments
-    with BioReader(source, max_workers=1) as br:
-        with BioWriter(target, metadata=br.metadata, max_workers=1) as bw:
-            bw[:] = np.iinfo(br.dtype).max - br[:]
+def negative(source, target):
+    with (
+        BioReader(source, max_workers=1) as br,
+        BioWriter(target, metadata=br.metadata, max_workers=1) as bw,
+    ):
+        bw[:] = np.iinfo(br.dtype).max - br[:]
 
 
 @pytest.mark.parametrize("start", ["fork", "spawn"])
@@ -1474,25 +1502,26 @@ def test_pattern_14_a_folder_with_processes(tmp_path, start):
     (tmp_path / "out").mkdir()
     for n in range(4):
         make(tmp_path / "in" / f"{n}.ome.tif", coded((60, 70), seed=n), tile=(32, 32))
-    jobs = [(p, tmp_path / "out" / p.name) for p in sorted((tmp_path / "in").iterdir())]
-    if start == "fork":  # in a process without threads, as Python wants it
-        run(
-            f"""
-            import sys
-            sys.path.insert(0, {str(Path(__file__).parent)!r})
-            import multiprocessing
-            from test_compat_bfio import negative
-            from pathlib import Path
-            jobs = {[(str(a), str(b)) for a, b in jobs]!r}
-            with multiprocessing.get_context("fork").Pool(2) as pool:
-                pool.map(negative, jobs)
-            """
-        )
-    else:
-        with multiprocessing.get_context(start).Pool(2) as pool:
-            pool.map(negative, jobs)
-    for n, (_, target) in enumerate(jobs):
-        np.testing.assert_array_equal(tifffile.imread(target), 65535 - coded((60, 70), seed=n))
+    run(f"""
+        import multiprocessing, sys
+        from concurrent.futures import ProcessPoolExecutor, as_completed
+        from pathlib import Path
+        sys.path.insert(0, {str(Path(__file__).parent)!r})
+        from test_compat_bfio import negative
+
+        folder = Path({str(tmp_path)!r})
+        context = multiprocessing.get_context({start!r})
+        with ProcessPoolExecutor(2, mp_context=context) as pool:
+            jobs = [
+                pool.submit(negative, file, folder / "out" / file.name)
+                for file in sorted((folder / "in").iterdir())
+            ]
+            for job in as_completed(jobs):
+                job.result()
+    """)
+    for n in range(4):
+        found = tifffile.imread(tmp_path / "out" / f"{n}.ome.tif")
+        np.testing.assert_array_equal(found, 65535 - coded((60, 70), seed=n))
 
 
 def test_pattern_15_normalise_cast_and_name(tmp_path, plane):
@@ -1516,10 +1545,13 @@ def test_pattern_15_normalise_cast_and_name(tmp_path, plane):
 
 
 def test_pattern_preallocate_and_copy_between_several_readers(tmp_path, path, image):
-    with BioReader(path) as reader, BioReader(path) as other:
-        with BioWriter(tmp_path / "o.ome.tif", metadata=reader.metadata) as bw:
-            bw[:] = np.zeros(bw.shape, bw.dtype)
-            for z in range(reader.Z):
-                bw[:, :, z, 0:4, 0] = reader[:, :, z, 0:4, 0]
-                bw[:, :, z, 0:4, 1] = other[:, :, z, 0:4, 1]
+    with (
+        BioReader(path) as reader,
+        BioReader(path) as other,
+        BioWriter(tmp_path / "o.ome.tif", metadata=reader.metadata) as bw,
+    ):
+        bw[:] = np.zeros(bw.shape, bw.dtype)
+        for z in range(reader.Z):
+            bw[:, :, z, 0:4, 0] = reader[:, :, z, 0:4, 0]
+            bw[:, :, z, 0:4, 1] = other[:, :, z, 0:4, 1]
     np.testing.assert_array_equal(stored(tmp_path / "o.ome.tif"), image)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections import Counter
+from contextlib import closing
 
 import numpy as np
 import pytest
@@ -42,7 +43,7 @@ class Store:
         self.loaded = Counter()
         if image is not None:
             grid = self.images[0].levels[0].grid
-            for key in grid.keys():
+            for key in sorted(grid.keys()):
                 self.tiles[Address(0, 0, key)] = image[grid.region(key).slices()].copy()
 
     def read_tile(self, at):
@@ -119,7 +120,9 @@ def test_read_gathers_any_selection(monkeypatch, costly, parallel, data):
     cache = TileCache(3)
     for _ in range(3):
         rows = data.draw(st.lists(st.integers(0, 49), min_size=1, max_size=5))
-        key = data.draw(st.sampled_from([np.s_[::-3, 4:20], np.s_[5], (rows,), np.s_[..., 1, 0, 0]]))
+        key = data.draw(
+            st.sampled_from([np.s_[::-3, 4:20], np.s_[5], (rows,), np.s_[..., 1, 0, 0]])
+        )
         got = read(source, 0, 0, select(key, SHAPE), workers=3, cache=cache)
         np.testing.assert_array_equal(got, image[np.ix_(*all_positions(key, SHAPE))])
 
@@ -186,8 +189,48 @@ def test_the_fast_path_gives_the_same_pixels(willing, costly, key):
     got = read(source, 0, 0, select(key, SHAPE), workers=2, cache=TileCache(2))
     np.testing.assert_array_equal(got, image[np.ix_(*all_positions(key, SHAPE))])
     lists = isinstance(key, tuple) and isinstance(key[0], list)
-    whole = key is Ellipsis
-    assert bool(source.parts) == (willing and not lists and (whole or not costly))
+    assert bool(source.parts) == (willing and not lists)
+
+
+class Planes(Store):
+    """Has a fast path for stacks of planes, and uses it or not as told."""
+
+    willing = True
+    asked = 0
+
+    def read_planes(self, image, level, planes, out):
+        assert out.flags.c_contiguous
+        self.asked += 1
+        for n, (z, c, t) in enumerate(planes):
+            out[n] = self.image(level)[:, :, z, c, t] if self.willing else 99
+        return self.willing
+
+
+@pytest.mark.parametrize("willing", [False, True])
+@pytest.mark.parametrize(
+    ("key", "stack"),
+    [
+        (np.s_[...], True),
+        (np.s_[..., ::-1, [1, 0, 1], :], True),
+        (np.s_[::-1, ::-1, 1:], True),
+        (np.s_[:, :, 0, 0, 0], False),
+        (np.s_[1:], False),
+        (np.s_[::2], False),
+        (np.s_[:, :-1], False),
+        (([3, 1, 2],), False),
+        ((slice(None), [0, 2]), False),
+        ((list(range(20)),), True),
+    ],
+    ids=str,
+)
+def test_a_stack_of_whole_planes_gives_the_same_pixels(willing, key, stack):
+    shape = (20, 18, 3, 2, 2)
+    image = coded(shape)
+    source = Planes(described(shape), image)
+    source.willing = willing
+    got = read(source, 0, 0, select(key, shape), workers=2, cache=TileCache(2))
+    np.testing.assert_array_equal(got, image[np.ix_(*all_positions(key, shape))])
+    assert bool(source.asked) == stack
 
 
 # ------------------------------------------------------------------ the cache
@@ -365,19 +408,18 @@ def test_what_waits_for_its_other_parts_costs_no_memory_beyond_the_budget(tmp_pa
 @given(data=st.data())
 def test_any_writes_end_as_in_numpy_and_the_pyramid_is_that_of_the_result(tmp_path, budget, data):
     """A pyramid made in one pass while tiles come and go equals one made from scratch."""
-    scratch = Scratch(tmp_path, budget=budget)
-    store = Store(described((40, 37, 1, 1, 1), levels=3))
-    target = TileWriter(store, workers=2, scratch=scratch)
     image = np.zeros((40, 37, 1, 1, 1), "u2")
-    for number in range(data.draw(st.integers(1, 6))):
-        y, x = data.draw(st.integers(0, 39)), data.draw(st.integers(0, 36))
-        h, w = data.draw(st.integers(1, 40)), data.draw(st.integers(1, 40))
-        key = np.s_[y : y + h : data.draw(st.sampled_from([1, 1, 2])), x : x + w]
-        value = coded([len(p) for p in all_positions(key, image.shape)], seed=number)
-        put(image, key, value)
-        write(target, key, value)
-    target.flush()
-    scratch.close()
+    store = Store(described(image.shape, levels=3))
+    with closing(Scratch(tmp_path, budget=budget)) as scratch:
+        target = TileWriter(store, workers=2, scratch=scratch)
+        for number in range(data.draw(st.integers(1, 6))):
+            y, x = data.draw(st.integers(0, 39)), data.draw(st.integers(0, 36))
+            h, w = data.draw(st.integers(1, 40)), data.draw(st.integers(1, 40))
+            key = np.s_[y : y + h : data.draw(st.sampled_from([1, 1, 2])), x : x + w]
+            value = coded([len(p) for p in all_positions(key, image.shape)], seed=number)
+            put(image, key, value)
+            write(target, key, value)
+        target.flush()
     for level in range(3):
         np.testing.assert_array_equal(store.image(level), image)
         image = smaller(image)
@@ -452,7 +494,7 @@ def test_a_tile_that_cannot_be_stored_is_an_error_in_the_caller(
 def test_a_partial_tile_that_cannot_be_stored_is_an_error_too(scratch, step):
     store = Fails(step, Address(0, 0, (0, 1, 0, 0, 0)))
     target = TileWriter(store, workers=2, scratch=scratch)
-    with pytest.raises(OSError, match=f"{step} failed"):
+    with pytest.raises(OSError, match=f"{step} failed"):  # noqa: PT012
         write(target, np.s_[1:-1, 1:-1], 3)
         target.flush()
 

@@ -201,7 +201,7 @@ def test_cut_file_gives_right_pixels_or_an_error(
                     np.testing.assert_array_equal(got.reshape(48, 40), pixels[n])
         except BioIOError:
             continue
-    assert kind == "imagej" or right or every > 16  # some cuts do leave whole planes
+    assert right or every > 16 or kind in ("imagej", "ome", "ome_raw")  # their text comes last
 
 
 def test_cut_inside_a_pyramid(tmp_path: Path) -> None:
@@ -234,9 +234,8 @@ def test_chain_that_runs_in_a_circle(tmp_path: Path) -> None:
     for target in (8, fuzz_first(blob)):
         struct.pack_into("<I", blob, at, target)
         path.write_bytes(blob)
-        got = read_all(path)
-        np.testing.assert_array_equal(got[..., 0, 0, 0], coded((8, 8)))
-        assert got.shape[4] in (1, 2)
+        with pytest.raises(DamagedFileError, match="points back"):
+            BioReader(path)
 
 
 def fuzz_first(blob: bytes) -> int:
@@ -315,6 +314,9 @@ def test_tables_that_lead_nowhere(
             got = br[:, 16:]
         except BioIOError:
             return
+    if what == "count" and value:  # more than there is, where the size of a tile says enough
+        np.testing.assert_array_equal(got, coded((16, 16), "u1"))
+        return
     assert value == 0, "nothing is there"  # left out: zeros, as sparse files mean it
     assert not got.any()
 

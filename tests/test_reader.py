@@ -34,7 +34,9 @@ def reader(path):
 # ------------------------------------------------------------------ tiles
 
 
-@pytest.mark.parametrize("size", [16, (20, 7), (64, 64, 2), (16, 16, 2, 3, 1), np.int64(16)], ids=str)
+@pytest.mark.parametrize(
+    "size", [16, (20, 7), (64, 64, 2), (16, 16, 2, 3, 1), np.int64(16)], ids=str
+)
 @pytest.mark.parametrize("overlap", [0, 3, (0, 100), np.int32(2)], ids=str)
 @pytest.mark.parametrize("order", ["TCZYX", "YXZCT", "XYTZC"])
 def test_tiles_cover_the_image_once_and_show_their_surroundings(reader, size, overlap, order):
@@ -58,7 +60,12 @@ def test_tiles_come_in_the_order_asked_for(reader):
     def corners(order):
         return [tuple(s.start for s in tile.slices) for tile in reader.tiles(32, order=order)]
 
-    assert corners("TCZYX")[:4] == [(0, 0, 0, 0, 0), (0, 32, 0, 0, 0), (32, 0, 0, 0, 0), (32, 32, 0, 0, 0)]
+    assert corners("TCZYX")[:4] == [
+        (0, 0, 0, 0, 0),
+        (0, 32, 0, 0, 0),
+        (32, 0, 0, 0, 0),
+        (32, 32, 0, 0, 0),
+    ]
     assert corners("YXTCZ")[:3] == [(0, 0, 0, 0, 0), (0, 0, 1, 0, 0), (0, 0, 0, 1, 0)]
 
 
@@ -187,7 +194,7 @@ def test_the_content_decides_not_the_name(path):
 def test_a_file_in_no_known_format_is_said_at_once(tmp_path, content):
     path = tmp_path / "a.tif"
     path.write_bytes(content)
-    with pytest.raises(UnknownFormatError, match="first bytes are.*these are: TIFF"):
+    with pytest.raises(UnknownFormatError, match=r"first bytes are.*these are: TIFF"):
         BioReader(path)
 
 
@@ -243,7 +250,7 @@ def test_a_read_that_does_not_fit_into_memory_says_how_large_it_is(tmp_path):
     with BioWriter(path, shape=(2**17, 2**17, 1, 64), dtype="f8") as bw:
         bw[0, 0, 0, 0, 0] = 1
     with BioReader(path) as br:
-        with pytest.raises(MemoryError, match="8,192.0 GiB do not fit into memory"):
+        with pytest.raises(MemoryError, match=r"8,192.0 GiB do not fit into memory"):
             br[...]
         assert br[0, 0, 0, 0, 0] == 1
         assert not br[-3:, -3:, 0, -1].any()

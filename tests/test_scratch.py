@@ -8,10 +8,10 @@ import textwrap
 
 import numpy as np
 import pytest
-from conftest import open_files
 from images import coded
 
 from bioio_tk.engine.scratch import Scratch
+from conftest import open_files
 
 U2 = np.dtype("u2")
 SHAPE = (64, 48, 2, 1, 1)

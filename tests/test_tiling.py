@@ -35,7 +35,9 @@ def test_a_plan_gathers_what_outer_indexing_gives(data, shape, tile):
     grid, image = TileGrid(shape, tile), coded(shape, "i4")
     out = np.full([len(s) for s in wanted], -1, "i4")
     for step in plan(grid, wanted):
-        copy_pixels(out, step.dst, image[grid.region(step.key).slices()], step.src, plain=step.plain)
+        copy_pixels(
+            out, step.dst, image[grid.region(step.key).slices()], step.src, plain=step.plain
+        )
     np.testing.assert_array_equal(out, image[np.ix_(*[list(s) for s in wanted])])
 
 
@@ -74,9 +76,7 @@ def test_whole_means_all_of_the_tile_in_order(data, shape, tile):
 
 @given(st.data(), shapes, tiles)
 def test_a_plan_scatters_what_outer_assignment_gives(data, shape, tile):
-    wanted = tuple(
-        s if isinstance(s, range) else np.unique(s) for s in data.draw(spans(shape))
-    )
+    wanted = tuple(s if isinstance(s, range) else np.unique(s) for s in data.draw(spans(shape)))
     grid = TileGrid(shape, tile)
     block = coded([len(s) for s in wanted], "i4", seed=3)
     image, want = np.zeros(shape, "i4"), np.zeros(shape, "i4")
@@ -108,7 +108,9 @@ def test_a_plan_goes_through_the_tiles_in_the_order_of_the_keys(data, shape, til
     assert keys == sorted(keys, key=lambda k: (k[4], k[3], k[2], k[0], k[1]))
 
 
-@pytest.mark.parametrize(("start", "stop"), [((-1, 0, 0, 0, 0), (1,) * 5), ((0,) * 5, (1, 1, 0, 1, 1))])
+@pytest.mark.parametrize(
+    ("start", "stop"), [((-1, 0, 0, 0, 0), (1,) * 5), ((0,) * 5, (1, 1, 0, 1, 1))]
+)
 def test_a_region_is_neither_negative_nor_empty(start, stop):
     with pytest.raises(RegionError, match="is empty or negative"):
         Region(start, stop)

@@ -60,7 +60,7 @@ def test_an_empty_selection_writes_nothing_but_zeros(path):
 def test_a_writer_forgotten_unclosed_warns_and_keeps_the_partial_file(path):
     bw = BioWriter(path, shape=(32, 32), dtype="u2", tile_size=16)
     bw[:16] = 7
-    with pytest.warns(ResourceWarning, match="was never closed: what was written lies in"):
+    with pytest.warns(ResourceWarning, match="was never closed: what was written lies in"):  # noqa: PT031
         del bw
         gc.collect()
     assert names(path) == ["a.ome.tif.partial"]
@@ -151,9 +151,9 @@ def test_after_a_failure_nothing_can_be_written_and_close_does_not_pretend(tmp_p
     bw = opened(tmp_path)
     with suppress(OSError):
         bw[...] = 1
-    with pytest.raises(ClosedError, match="a write to 'a.mem' failed before"):
+    with pytest.raises(ClosedError, match=r"a write to 'a.mem' failed before"):
         bw[0] = 1
-    with pytest.raises(ClosedError, match="a write to 'a.mem' failed, so the image is not compl"):
+    with pytest.raises(ClosedError, match=r"a write to 'a.mem' failed, so the image is not compl"):
         bw.close()
     assert [p.name for p in tmp_path.iterdir()] == ["a.mem.partial"]
     bw.close()
@@ -311,7 +311,7 @@ def test_a_backend_can_be_forced_whatever_the_name(tmp_path):
 
 
 def test_an_unknown_compression_lists_the_choices(path):
-    with pytest.raises((SpecError, UnsupportedError), match="deflate.*zstd"):
+    with pytest.raises((SpecError, UnsupportedError), match=r"deflate.*zstd"):
         BioWriter(path, compression="rar", shape=(5, 5), dtype="u1")
     assert names(path) == []
 

@@ -25,6 +25,8 @@ class Target:
         Where the finished file goes.
     overwrite : bool
         Replace what is at `path`, and what an interrupted write left beside it.
+    leftover : bool
+        Do not make a new file, take hold of the one an interrupted write has left.
 
     Raises
     ------
@@ -34,16 +36,18 @@ class Target:
         Another writer, in this process or another, is at work on it.
     """
 
-    def __init__(self, path: Path, *, overwrite: bool) -> None:
+    def __init__(self, path: Path, *, overwrite: bool, leftover: bool = False) -> None:
         self.path = path
         self.partial = partial_path(path)
         self._overwrite = overwrite
         self._fd = -1
-        self.check()
+        if leftover:
+            self.adopt()
+        else:
+            self.check()
 
-    @classmethod
-    def adopt(cls, path: Path, *, overwrite: bool) -> Target:
-        """Take hold of the unfinished file that an interrupted write to `path` has left.
+    def adopt(self) -> None:
+        """Take hold of the unfinished file that an interrupted write has left.
 
         Raises
         ------
@@ -52,23 +56,19 @@ class Target:
         TargetBusyError
             The writer is still at work on it.
         """
-        target = cls.__new__(cls)
-        target.path, target.partial = path, partial_path(path)
-        target._overwrite, target._fd = overwrite, -1
         try:
-            fd = os.open(target.partial, os.O_RDWR)
+            fd = os.open(self.partial, os.O_RDWR)
         except FileNotFoundError:
             raise FileNotFoundError(
-                f"there is no unfinished file {str(target.partial)!r}: nothing to recover"
+                f"there is no unfinished file {str(self.partial)!r}: nothing to recover"
             ) from None
         try:
-            target._lock(fd)
-            target._same_file(fd)
+            self._lock(fd)
+            self._same_file(fd)
         except BaseException:
             os.close(fd)
             raise
-        target._fd = fd
-        return target
+        self._fd = fd
 
     def check(self) -> None:
         """Raise where open() would, without touching anything."""

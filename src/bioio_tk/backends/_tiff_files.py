@@ -112,12 +112,16 @@ class TiffHandle:
         with self._lock:
             recipe = self._recipes.get(key)
             if recipe is None:
-                recipe = self._recipes[key] = Recipe(tiff_page)
+                try:
+                    recipe = self._recipes[key] = Recipe(tiff_page)
+                except Exception as exc:  # see __init__
+                    raise damaged(self.path, exc) from exc
             return recipe
 
     def from_tifffile(self, tiff_page: Any) -> Page:
         """Return a page that tifffile has read."""
-        self.ifds.check(self.ifds.read(tiff_page.offset))
+        if tiff_page.offset:  # a page that an index file speaks of has no directory
+            self.ifds.check(self.ifds.read(tiff_page.offset))
         keyframe = tiff_page.keyframe
         # tifffile's hash leaves out the tags that YCbCr is converted with
         key = (keyframe.hash, keyframe.offset) if keyframe.photometric == _YCBCR else None

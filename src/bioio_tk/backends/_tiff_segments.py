@@ -23,6 +23,9 @@ _BAND = 1 << 21
 """Bytes of a band of rows: strips are read in bands of about this size."""
 _PORTION = 1 << 18
 """Bytes of raw pixels read at a time where they have to be copied on."""
+_MOST_SAMPLES = 65535
+_HEADER = 8
+"""Bytes of the header of a TIFF: no pixels lie before."""
 _local = threading.local()
 
 _DEFLATE = (8, 32946)
@@ -68,8 +71,11 @@ class Recipe:
         self.dtype = np.dtype(page.dtype).newbyteorder("=")
         if self.dtype.kind not in "buifc":
             raise UnsupportedError(f"pixels of type {self.dtype} cannot be read")
-        if 0 in page.shaped:
-            raise DamagedFileError(f"a page claims to be {self.width} x {self.length} pixels")
+        if 0 in page.shaped or self.planes * self.samples > _MOST_SAMPLES:
+            raise DamagedFileError(
+                f"a page claims to be {self.width} x {self.length} pixels of "
+                f"{self.planes * self.samples} samples"
+            )
         self.tiled = bool(page.is_tiled)
         self.compression = _name(page)
         ours = next((room for room in (_tiff_ycbcr, _tiff_bits24) if room.is_needed(page)), None)
@@ -301,7 +307,7 @@ class Recipe:
         offset, count = int(page.offsets[segment]), int(page.counts[segment])
         if not 0 < count <= page.file.size:
             raise self._damaged(page, segment, f"claims {count} bytes")
-        data = page.file.read(offset, count) if offset > 0 else b""
+        data = page.file.read(offset, count) if offset >= _HEADER else b""
         if len(data) < count:
             raise self._damaged(page, segment, "lies beyond the end of the file")
         return data
@@ -372,7 +378,7 @@ class Recipe:
         assert dtype is not None
         pixel = self.samples * dtype.itemsize
         first, count = inside.start, inside.stop - inside.start
-        if count * pixel * 8 > row_bytes or rows == 1:
+        if count * pixel * 8 > row_bytes:
             # one request for the whole rows is cheaper than many small ones
             size = rows * row_bytes
             last = (rows - 1) * row_bytes + inside.stop * pixel
@@ -395,7 +401,7 @@ class Recipe:
         self, page: Page, segment: int, offset: int, buffer: NDArray[np.uint8]
     ) -> None:
         """Fill `buffer` from the file; DamagedFileError, naming the segment, where it ends."""
-        if page.file.read_into(offset, buffer) < len(buffer):
+        if offset < _HEADER or page.file.read_into(offset, buffer) < len(buffer):
             raise self._damaged(page, segment, "lies beyond the end of the file")
 
     def _damaged(self, page: Page, segment: int, what: str) -> DamagedFileError:

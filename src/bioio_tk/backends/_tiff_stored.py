@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
@@ -106,7 +106,8 @@ def _zeros(ifds: IfdReader, page: Ifd) -> bytes:
     height, width = _first(ifds, page, tag.TILE_LENGTH), _first(ifds, page, tag.TILE_WIDTH)
     shape = (height, width) if samples == 1 else (height, width, samples)
     codec = TileCodec(dtype, samples, StoreOptions(compression=name))
-    return bytes(memoryview(codec.encode(np.zeros(shape, dtype))).cast("B"))
+    encoded: Any = codec.encode(np.zeros(shape, dtype))
+    return bytes(memoryview(encoded).cast("B"))
 
 
 def _first(ifds: IfdReader, page: Ifd, number: int) -> int:

@@ -119,11 +119,14 @@ class TiffSource:
 
 
 def _refuse_cut_off(handle: TiffHandle) -> None:
-    """Refuse a file that ends in the middle, where pages would silently be missing."""
-    if handle.tif.is_ndpi or handle.tif.is_lsm:
+    """Refuse a file that ends in the middle, where pages would silently be missing.
+
+    Nor is one for us whose directories run in a circle: tifffile would follow them for ever.
+    """
+    chain, broken = handle.chain, handle.ifds.broken
+    if handle.file.size >= 1 << 32 and (handle.tif.is_ndpi or handle.tif.is_lsm):
         return  # their directories have a format of their own beyond 4 GB
-    chain = handle.chain
-    if handle.ifds.broken and "points back" not in handle.ifds.broken:
+    if broken:
         raise DamagedFileError(
-            f"{str(handle.path)!r} is cut off: {handle.ifds.broken} ({len(chain)} before it)"
+            f"{str(handle.path)!r} is cut off: {broken} ({len(chain)} before it)"
         )

@@ -21,35 +21,59 @@ class _Tile(click.ParamType[Any]):
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
         try:
-            sizes = [int(part) for part in str(value).lower().split("x")]
-            if len(sizes) in (1, 2):
-                return sizes[0] if len(sizes) == 1 else (sizes[0], sizes[1])
+            sizes = tuple(int(part) for part in str(value).lower().split("x"))
         except ValueError:
-            pass
-        self.fail(f"{value!r}: give pixels, for example 512, or height x width: 512x1024", param, ctx)
+            sizes = ()
+        if len(sizes) not in (1, 2):
+            example = "give pixels, for example 512, or height x width: 512x1024"
+            self.fail(f"{value!r}: {example}", param, ctx)
+        return sizes if len(sizes) == 2 else sizes[0]
 
 
 @click.command()
 @click.argument("src")
 @click.argument("dst")
-@click.option("--series", default="0", metavar="N|all", help="Which image of SRC, from 0 [0]; all "
-              "writes a file for each: DST with _s0, _s1 … before the ending.")
+@click.option(
+    "--series",
+    default="0",
+    metavar="N|all",
+    help="Which image of SRC, from 0 [0]; all "
+    "writes a file for each: DST with _s0, _s1 … before the ending.",
+)
 @click.option("--level", type=int, default=0, help="Which resolution of SRC to begin with [0].")
-@click.option("--compression", metavar="NAME", help="deflate [default], zstd, lzw, lzma, packbits, "
-              "jpeg, jpeg2000, jpegxl, lerc or none.")
+@click.option(
+    "--compression",
+    metavar="NAME",
+    help="deflate [default], zstd, lzw, lzma, packbits, jpeg, jpeg2000, jpegxl, lerc or none.",
+)
 @click.option("--compression-level", type=int, help="Level or quality, in the codec's own scale.")
-@click.option("--predictor/--no-predictor", default=None, help="Store differences of neighbouring "
-              "pixels [as suits the codec].")
+@click.option(
+    "--predictor/--no-predictor",
+    default=None,
+    help="Store differences of neighbouring pixels [as suits the codec].",
+)
 @click.option("--tile-size", type=_Tile(), default=1024, help="Multiple of 16 [1024].")
-@click.option("--pyramid/--no-pyramid", default=True, help="Add smaller resolutions for viewers "
-              "[yes].")
-@click.option("--levels", type=click.IntRange(1), help="Number of resolutions, the full one "
-              "included [down to 256 pixels].")
-@click.option("--downsample", metavar="METHOD", default="mean", help="mean [default], nearest, mode "
-              "(for labels), median or max.")
+@click.option(
+    "--pyramid/--no-pyramid", default=True, help="Add smaller resolutions for viewers [yes]."
+)
+@click.option(
+    "--levels",
+    type=click.IntRange(1),
+    help="Number of resolutions, the full one included [down to 256 pixels].",
+)
+@click.option(
+    "--downsample",
+    metavar="METHOD",
+    default="mean",
+    help="mean [default], nearest, mode (for labels), median or max.",
+)
 @click.option("--dtype", metavar="TYPE", help="Pixel type to convert to, for example uint8.")
-@click.option("--cast", metavar="HOW", help="How to convert pixels: exact [default: stop where a "
-              "value does not fit], clip, scale or wrap.")
+@click.option(
+    "--cast",
+    metavar="HOW",
+    help="How to convert pixels: exact [default: stop where a "
+    "value does not fit], clip, scale or wrap.",
+)
 @click.option("--overwrite", is_flag=True, help="Replace DST, once the new image is complete.")
 @click.option("--workers", "max_workers", type=int, help="Threads [one per CPU].")
 @click.option("--quiet", is_flag=True, help="Print nothing but errors.")
@@ -107,5 +131,3 @@ def _summary(report: ConvertReport) -> list[str]:
         + ("" if report.peak_rss is None else f"; peak memory {size(report.peak_rss)}"),
     ]
     return lines + [f"  note: {note}" for note in report.notes]
-
-

@@ -10,25 +10,30 @@ import tempfile
 import time
 from contextlib import ExitStack
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
 from bioio_tk.cli.progress import Progress
 from bioio_tk.cli.text import ByteSize, duration, size
 
-if TYPE_CHECKING:
-    from bioio_tk.jobs.cells import Cells
-
 _ROOM = 2.2  # of the size of the pixels, for source and copy; noise hardly compresses
 
 
 @click.command()
-@click.option("--size", "nbytes", type=ByteSize(), default="2GB", help="How large, for example "
-              "200MB, 2GB or 16GB [2GB].")
+@click.option(
+    "--size",
+    "nbytes",
+    type=ByteSize(),
+    default="2GB",
+    help="How large, for example 200MB, 2GB or 16GB [2GB].",
+)
 @click.option("--keep", is_flag=True, help="Keep the two images.")
-@click.option("--out", type=click.Path(file_okay=False, path_type=Path), help="Folder to work in [a "
-              "temporary one; the picture goes to the current folder].")
+@click.option(
+    "--out",
+    type=click.Path(file_okay=False, path_type=Path),
+    help="Folder to work in [a temporary one; the picture goes to the current folder].",
+)
 @click.option("--quiet", is_flag=True, help="No progress bars.")
 def command(nbytes: int, *, keep: bool, out: Path | None, quiet: bool) -> None:
     """Try bioio-tk on a large image.
@@ -111,7 +116,7 @@ def _line(step: str, seconds: float, total: int, what: str) -> None:
 
 
 def _convert(source: Path, target: Path, *, quiet: bool) -> dict[str, Any]:
-    """Run ``bioio-tk convert`` as anyone would: in a process of its own, whose memory it reports."""
+    """Run ``bioio-tk convert`` as anyone would; in a process of its own, to see its memory."""
     given = [sys.executable, "-m", "bioio_tk", "convert", str(source), str(target)]
     given += ["--json", "--overwrite"] + (["--quiet"] if quiet else [])
     child = subprocess.Popen(given, stdout=subprocess.PIPE, text=True)  # noqa: S603 (our own words)

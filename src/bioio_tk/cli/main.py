@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import signal
 import sys
+from contextlib import suppress
 from importlib import import_module
 from typing import Any, NoReturn
 
@@ -26,16 +27,16 @@ _COMMANDS = {
 class _Commands(click.Group):
     """Imports a subcommand when it is wanted, so that the help costs nothing."""
 
-    def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002
+    def list_commands(self, ctx: click.Context) -> list[str]:
         return list(_COMMANDS)
 
-    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:  # noqa: ARG002
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         if cmd_name not in _COMMANDS:
             return None
         command: click.Command = import_module(f"bioio_tk.cli.{cmd_name}").command
         return command
 
-    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:  # noqa: ARG002
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         with formatter.section("Commands"):
             formatter.write_dl(list(_COMMANDS.items()))
 
@@ -112,8 +113,6 @@ def _on_sigterm() -> list[int]:
         seen.append(number)
         raise KeyboardInterrupt
 
-    try:
+    with suppress(ValueError):  # not the main thread: someone calls main() from a program
         signal.signal(signal.SIGTERM, stop)
-    except ValueError:
-        pass  # not the main thread: someone calls main() from a program
     return seen

@@ -11,7 +11,7 @@ from bioio_tk.cli.text import duration, size
 
 if TYPE_CHECKING:
     from types import TracebackType
-    from typing import TextIO
+    from typing import Self, TextIO
 
 _PATIENCE = 1.0  # seconds without a bar
 _PAUSE = 0.1  # seconds between two pictures of it
@@ -66,7 +66,7 @@ class Progress:
         self._stream.flush()
         self._drawn = len(line)
 
-    def __enter__(self) -> Progress:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(

@@ -49,7 +49,9 @@ class ByteSize(click.ParamType[int]):
 
     name = "size"
 
-    def convert(self, value: object, param: click.Parameter | None, ctx: click.Context | None) -> int:
+    def convert(
+        self, value: object, param: click.Parameter | None, ctx: click.Context | None
+    ) -> int:
         """Return the number of bytes."""
         if isinstance(value, int):
             return value

@@ -16,8 +16,13 @@ from bioio_tk.cli.progress import Progress
 @click.option("--series", type=int, default=0, help="Which image of the file, from 0 [0].")
 @click.option("--z", type=int, help="Which focal plane, from 0 [the middle one].")
 @click.option("--t", type=int, default=0, help="Which time point, from 0 [0].")
-@click.option("--channel", "channels", type=int, multiple=True, help="Which channel, from 0; may be "
-              "given several times [the first seven].")
+@click.option(
+    "--channel",
+    "channels",
+    type=int,
+    multiple=True,
+    help="Which channel, from 0; may be given several times [the first seven].",
+)
 @click.option("--legend", is_flag=True, help="Add channel names and a scale bar.")
 @click.option("--overwrite", is_flag=True, help="Replace OUT.PNG.")
 @click.option("--workers", "max_workers", type=int, help="Threads [one per CPU].")

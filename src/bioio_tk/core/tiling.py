@@ -166,15 +166,16 @@ def _along_run(start: int, stop: int, n: int, size: int) -> list[_Step]:
 
 
 def _along_range(span: range, n: int, size: int) -> Iterator[_Step]:
-    start, step, last = span.start, span.step, span[-1]
-    for k in range(start // n, last // n + 1):
+    start, step = span.start, span.step
+    first = 0
+    while first < len(span):  # from one tile with a wanted position to the next one
+        k = span[first] // n
         low = k * n
-        first = max(0, -((start - low) // step))  # ceil((low - start) / step)
         stop = min(len(span), (min(low + n, size) - 1 - start) // step + 1)
-        if first < stop:
-            a, b = start + first * step - low, start + (stop - 1) * step - low + 1
-            whole = step == 1 and b - a == min(n, size - low)
-            yield _Step(k, slice(a, b, step), slice(first, stop), whole, plain=True)
+        a, b = span[first] - low, span[stop - 1] - low + 1
+        whole = step == 1 and b - a == min(n, size - low)
+        yield _Step(k, slice(a, b, step), slice(first, stop), whole, plain=True)
+        first = stop
 
 
 def _along_array(span: NDArray[np.intp], n: int) -> Iterator[_Step]:

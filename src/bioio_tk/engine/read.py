@@ -112,7 +112,8 @@ def _read_planes(
     y, x, z, c, t = selection.spans
     height, width = source.images[image].levels[level].shape[:2]
     small = height * width * out.itemsize < _SMALL
-    if read_planes is None or not small or y != range(height) or x != range(width):
+    entire = isinstance(y, range) and isinstance(x, range) and (y, x) == (range(height), range(width))
+    if read_planes is None or not small or not entire:
         return False
     where = [(kz, kc, kt) for kt, kc, kz in product(t, c, z)]
     if len(where) < 2:

@@ -53,6 +53,7 @@ class Cells:
         self._tissue = _Waves(rng, 5200, 9)
         self._vessels = _Waves(rng, 3400, 7)
         self._capillaries = _Waves(rng, 760, 9)
+        self._kinds = _Waves(rng, 2300, 8)
         self._stamps = _stamps(rng)
         noise = rng.standard_normal(_NOISE).astype(np.float32)
         self._noise = np.concatenate([noise, noise[:, :_WIDE]], axis=1)
@@ -84,7 +85,8 @@ class Cells:
         points = _grid(ys)[:, None], _grid(xs)[None, :]
         density, vessels = _density(self._tissue(*points)), self._vessels(*points)
         lumen = _step((0.10 - np.abs(vessels)) / 0.02)
-        light = _between(density * (1 - 0.9 * lumen) * np.float32(_GLOW[channel]), ys, xs)
+        glow = density * (1 - 0.9 * lumen) * _GLOW[channel]
+        light = _between(glow.astype(np.float32), ys, xs)
         if channel == 3:
             wall = _ridge(_between(vessels, ys, xs), 0.115, 0.016)
             fine = _ridge(_between(self._capillaries(*points), ys, xs), 0, 0.045)
@@ -112,7 +114,11 @@ class Cells:
         tops = (y - ys[0])[there].tolist()
         lefts = (x - xs[0])[there].tolist()
         looks = (dice[3] * 8 * _LOOKS).astype(int)[there].tolist()
-        bright = (0.45 + 0.55 * ((dice[4] + 0.37 * channel) % 1))[there].tolist()
+        bright = 0.45 + 0.55 * ((dice[4] + 0.37 * channel) % 1)
+        if channel:  # cells of one kind keep together
+            kind = _step(0.5 + 0.8 * self._kinds(y, x) + 0.3 * (dice[3] - 0.5))
+            bright = bright * (0.22 + 0.78 * (kind if channel == 1 else 1 - kind))
+        bright = bright[there].tolist()
         return zip(tops, lefts, looks, bright, strict=True)
 
 
@@ -144,7 +150,8 @@ def _ridge(values: NDArray[np.float32], at: float, width: float) -> NDArray[np.f
     away -= np.float32(at)
     away *= np.float32(1 / width)
     away *= -away
-    return np.exp(away, out=away)
+    np.exp(away, out=away)
+    return away
 
 
 def _step(values: NDArray[Any]) -> NDArray[Any]:
@@ -168,7 +175,7 @@ def _between(
     across = coarse[:, index] * (1 - share) + coarse[:, index + 1] * share
     index, share = _steps(ys)
     share = share[:, None]
-    fine = across[index]
+    fine: NDArray[np.float32] = across[index]
     fine *= 1 - share
     below = across[index + 1]
     below *= share

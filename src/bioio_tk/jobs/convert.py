@@ -76,7 +76,7 @@ class ConvertReport:
         return json.dumps(asdict(self), ensure_ascii=False)
 
 
-def convert(
+def convert(  # noqa: PLR0913 (a face: every option by its name)
     src: str | os.PathLike[str] | BioReader,
     dst: str | os.PathLike[str],
     *,

@@ -152,7 +152,8 @@ def _band(cells: Cells, channel: int, top: int) -> tuple[int, list[bytes]]:
     bottom = min(top + _BAND, cells.height)
     pixels = cells.pixels(channel, slice(top, bottom), slice(0, cells.width))
     starts = range(0, bottom - top, _ROWS)
-    return pixels.nbytes, [bytes(deflate_encode(pixels[y : y + _ROWS], level=1)) for y in starts]
+    strips: list[Any] = [pixels[y : y + _ROWS] for y in starts]
+    return pixels.nbytes, [bytes(deflate_encode(strip, level=1)) for strip in strips]
 
 
 def _check_tiles(cells: Cells, path: Path, count: int) -> int:
@@ -197,11 +198,12 @@ def _framed(
     """Return the picture with a white frame around a square given in pixels of the full image."""
     top, left, side = (round(n * picture.shape[0] / full) for n in square)
     framed = picture.copy()
-    bottom, right = top + side - 1, left + side - 1
-    last = picture.shape[0] - 1
-    for line in (0, 1):
-        framed[min(last, top + line), left:right] = framed[min(last, bottom - line), left:right] = 255
-        framed[top:bottom, min(last, left + line)] = framed[top:bottom, min(last, right - line)] = 255
+    for shade, grow in ((0, 3), (255, 2), (255, 1), (0, 0)):
+        y, x = max(0, top - grow), max(0, left - grow)
+        bottom = min(framed.shape[0] - 1, top + side + grow)
+        right = min(framed.shape[1] - 1, left + side + grow)
+        framed[[y, bottom], x : right + 1] = shade
+        framed[y : bottom + 1, [x, right]] = shade
     return framed
 
 

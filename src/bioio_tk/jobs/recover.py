@@ -113,7 +113,7 @@ def recover(
         raise UnsupportedError(
             f"an unfinished file of the {row.name!r} backend cannot be recovered"
         )
-    left = Target.adopt(target, overwrite=overwrite)
+    left = Target(target, overwrite=overwrite, leftover=True)
     try:
         report = _inspect(target, left.partial, sink.stored(left.partial), moved=not dry_run)
         if not dry_run:

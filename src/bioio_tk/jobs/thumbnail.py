@@ -133,7 +133,7 @@ def render(
     progress : callable, optional
         Called as ``progress(done, total)`` in bytes.
     """
-    if isinstance(size, bool) or not isinstance(size, int) or size < 1:
+    if isinstance(size, bool) or size < 1:
         raise SpecError(f"size={size!r}: give the longer side in pixels, 1 or more")
     workers = check_workers(max_workers)
     with BioReader(src, workers, series=series) as full:
@@ -146,7 +146,7 @@ def render(
         planes = _planes(full, channels)
         small_z = z * full.level_shapes[level][2] // depth
         tell = _Sum(progress, len(planes))
-        shown = [
+        means = [
             area_mean(
                 full._source,  # noqa: SLF001 (the engine works on tiles)
                 full.series,
@@ -161,12 +161,15 @@ def render(
         um = full.pixel_size("µm").x
         um_per_pixel = None if um is None else um * width / wanted[1]
         if full.samples_per_pixel in (3, 4):
-            return Picture(_true_color(shown[0], full.dtype), [], um_per_pixel)
+            return Picture(_true_color(means[0], full.dtype), [], um_per_pixel)
         numbers = [plane.start for plane in planes]
         colors = _colors(full, numbers)
         names = [full.channel_names[c] or f"channel {c}" for c in numbers]
-        pixels = composite([part[:, :, 0] for part in shown], colors)
-        return Picture(pixels, list(zip(names, colors, strict=True)), um_per_pixel)
+        if full.C == 1 and full.channel_names[0] is None:
+            names = [""]
+        pixels = composite([part[:, :, 0] for part in means], colors)
+        shown = [(name, color) for name, color in zip(names, colors, strict=True) if name]
+        return Picture(pixels, shown, um_per_pixel)
 
 
 def encode_png(pixels: NDArray[np.uint8]) -> bytes:
@@ -237,6 +240,10 @@ def composite(planes: Sequence[NDArray[np.float32]], colors: Sequence[Color]) ->
     total = np.zeros((*planes[0].shape, 3), np.float32)
     for plane, color in zip(planes, colors, strict=True):
         total += _stretched(plane)[:, :, None] * np.array(color, np.float32)
+    # where channels lie over each other much of the picture would be white
+    bright = float(np.percentile(total.max(axis=2), _BRIGHTEST))
+    if len(planes) > 1 and bright > 255:
+        total *= max(0.65, 255 / bright)
     return np.clip(total + 0.5, 0, 255).astype(np.uint8)
 
 
