@@ -471,7 +471,9 @@ def fuzz(seconds: float, seed: int, processes: int = 1, keep: Path | None = None
 class _Job:
     """A child process that is started again where an input has ended it."""
 
-    def __init__(self, context: Any, folder: Path, files: list[Path], seed: int, cpu: float) -> None:
+    def __init__(
+        self, context: Any, folder: Path, files: list[Path], seed: int, cpu: float
+    ) -> None:
         folder.mkdir()
         self._context, self._folder, self._files = context, folder, files
         self._seed, self._cpu = seed, cpu

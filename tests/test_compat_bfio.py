@@ -825,6 +825,7 @@ def test_the_metadata_given_are_a_start_only(tmp_path, path):
             metadata.images[0].description = "too late"
             metadata.images[0].pixels.size_z = 99
             bw.ps_x = br.ps_z  # (None, µm): unknown, so what there is stays
+            assert bw.ps_x[0] == 0.5
             bw.ps_z = (3, "µm")
             bw[:] = br[:]
         assert br.metadata.images[0].pixels.physical_size_z is None

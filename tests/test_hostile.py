@@ -19,9 +19,18 @@ import numpy as np
 import pytest
 import tifffile
 from fuzz_tiff import build, tag
-from test_tiff_read import _with_description, coded, gray, image, ome_file, ome_xml, planes, same
+from test_tiff_read import (
+    _with_description,
+    coded,
+    gray,
+    image,
+    ome_file,
+    ome_xml,
+    planes,
+    same,
+    yxzct,
+)
 from test_tiff_read import all_of as read_all
-from test_tiff_read import yxzct
 
 from bioio_tk import BioReader
 from bioio_tk.errors import (
@@ -245,9 +254,7 @@ def fuzz_first(blob: bytes) -> int:
 
 
 def test_ome_pages_in_a_circle(tmp_path: Path) -> None:
-    blob = bytearray(
-        _with_description(coded((2, 20, 30)), ome_xml([image(30, 20, z=50)]).encode())
-    )
+    blob = bytearray(_with_description(coded((2, 20, 30)), ome_xml([image(30, 20, z=50)]).encode()))
     struct.pack_into("<I", blob, fuzz_tiff._last_pointer(bytes(blob), "<", big=False), 8)
     path = tmp_path / "a.ome.tif"
     path.write_bytes(blob)
@@ -281,9 +288,7 @@ def test_subifds_in_a_circle(tmp_path: Path) -> None:
 @pytest.mark.parametrize("value", [0, 4, 2**31, 2**32 - 1])
 @pytest.mark.parametrize("what", ["offset", "count", "both"])
 @pytest.mark.parametrize("compression", [1, 5, 8, 50000, 7, 34712])
-def test_tables_that_lead_nowhere(
-    tmp_path: Path, what: str, value: int, compression: int
-) -> None:
+def test_tables_that_lead_nowhere(tmp_path: Path, what: str, value: int, compression: int) -> None:
     path = tmp_path / "a.tif"
     data = coded((16, 16), "u1").tobytes()
     encode = {5: imagecodecs.lzw_encode, 8: imagecodecs.zlib_encode, 50000: imagecodecs.zstd_encode}
@@ -302,7 +307,7 @@ def test_tables_that_lead_nowhere(
             [*gray(32, 16, 8, compression), tag(322, "I", 16), tag(323, "I", 16)],
             [],
             segments=(offsets, counts),
-        )[: start]
+        )[:start]
         + coded_tile
     )
     first = None
@@ -402,9 +407,7 @@ def test_absurd_sizes_do_not_allocate(tmp_path: Path) -> None:
         "axes of tifffile": _with_description(
             coded((1, 20, 30)), b'{"shape": [1000000, 1000000, 20, 30], "axes": "TZYX"}'
         ),
-        "64-bit": build(
-            [*gray(2**31, 2**31, 64), tag(278, "I", 2**31)], [bytes(600)], big=True
-        ),
+        "64-bit": build([*gray(2**31, 2**31, 64), tag(278, "I", 2**31)], [bytes(600)], big=True),
         "samples": build(
             [t for t in gray(2**20, 2**20, 8) if t[0] != 277]
             + [tag(277, "H", 65535), tag(278, "I", 2**20)],
@@ -480,9 +483,7 @@ def test_tile_that_inflates_to_a_gigabyte(tmp_path: Path, kind: str, *, predicto
 
 XML_BOMB = (
     '<?xml version="1.0"?><!DOCTYPE OME [<!ENTITY a "aaaaaaaaaa">'
-    + "".join(
-        f'<!ENTITY {chr(98 + n)} "{f"&{chr(97 + n)};" * 10}">' for n in range(12)
-    )
+    + "".join(f'<!ENTITY {chr(98 + n)} "{f"&{chr(97 + n)};" * 10}">' for n in range(12))
     + ']><OME xmlns="http://www.openmicroscopy.org/Schemas/OME/2016-06"><Image ID="Image:0" '
     'Name="&m;"><Pixels ID="Pixels:0" Type="uint16" SizeX="30" SizeY="20" SizeZ="1" SizeC="1" '
     'SizeT="1" DimensionOrder="XYZCT"><TiffData/></Pixels></Image></OME>'
@@ -563,9 +564,7 @@ def test_files_outside_the_folder_are_refused(tmp_path: Path, name: str) -> None
 @pytest.mark.parametrize("name", ["a" * 5000, "x/" * 3000, "nul\u0001", ".", "sub", "CON"])
 def test_names_that_no_file_can_have(tmp_path: Path, name: str) -> None:
     (tmp_path / "sub").mkdir()
-    where = planes(
-        [(0, 0, 0, 0, "u", "a.ome.tif"), (0, 0, 1, 0, "v", name)]
-    )
+    where = planes([(0, 0, 0, 0, "u", "a.ome.tif"), (0, 0, 1, 0, "v", name)])
     xml = ome_xml([image(30, 20, t=2, data=where)])
     path = ome_file(tmp_path / "a.ome.tif", coded((1, 20, 30)), xml)
     with BioReader(path) as br:
@@ -749,5 +748,3 @@ def test_sane_files_of_the_fuzzer_are_read(tmp_path: Path) -> None:
         if path.name.startswith(("plain", "big", "shaped", "imagej")):
             want = tifffile.imread(path)
             same(np.squeeze(got), np.squeeze(yxzct(want, "ZYX")))
-
-

@@ -234,9 +234,7 @@ def test_reversed_bits(tmp_path: Path) -> None:
     data = coded((9, 16), "u1")
     stored = imagecodecs.bitorder_encode(data.tobytes())
     path = tmp_path / "a.tif"
-    path.write_bytes(
-        build([*gray(16, 9, 8), tag(278, "I", 9), tag(266, "H", 2)], [stored])
-    )
+    path.write_bytes(build([*gray(16, 9, 8), tag(278, "I", 9), tag(266, "H", 2)], [stored]))
     same(all_of(path), yxzct(data, "YX"))
 
 
@@ -407,7 +405,7 @@ def test_ycbcr_without_jpeg_is_what_libtiff_shows(
         same(got, raw)
     want = ycbcr_by_hand(size, blocks)
     assert np.abs(raw[:, :, 0, :, 0].astype(int) - want).max() <= 1
-    if blocks in ((1, 1), (1, 4), (2, 4)) or blocks == (4, 4) and size[1] % 4:
+    if blocks in ((1, 1), (1, 4), (2, 4)) or (blocks == (4, 4) and size[1] % 4):
         return  # Pillow does the first one itself, in another colour space; libtiff not all others
     with Image.open(path) as pillow:
         same(got, yxzct(np.asarray(pillow.convert("RGB")), "YXS"))
@@ -750,9 +748,7 @@ def test_length_of_a_lonely_strip_may_be_wrong(tmp_path: Path) -> None:
     """As libtiff does: the size of the image says how long the strip is."""
     data = coded((12, 10))
     path = tmp_path / "a.tif"
-    path.write_bytes(
-        build([*gray(10, 12), tag(278, "I", 12)], [data.tobytes()], counts=[7])
-    )
+    path.write_bytes(build([*gray(10, 12), tag(278, "I", 12)], [data.tobytes()], counts=[7]))
     same(all_of(path), yxzct(data, "YX"))
 
 
@@ -793,9 +789,7 @@ def test_pages_of_an_image_may_be_stored_each_in_its_own_way(tmp_path: Path) -> 
         with tifffile.TiffWriter(path, ome=False) as tif:
             for n, (page, way) in enumerate(zip(data, order, strict=True)):
                 xml = ome_xml([image(50, 70, z=6)]) if n == 0 else None
-                tif.write(
-                    page, description=xml, metadata=None, photometric="minisblack", **way
-                )
+                tif.write(page, description=xml, metadata=None, photometric="minisblack", **way)
         same(all_of(path), yxzct(data, "ZYX"))
         with BioReader(path) as br:
             np.testing.assert_array_equal(
@@ -841,7 +835,7 @@ def test_threads_share_a_reader_of_many_pages(tmp_path: Path) -> None:
 # ---------------------------------------------------------------------- OME-TIFF
 
 
-def image(  # noqa: PLR0913
+def image(
     x: int,
     y: int,
     z: int = 1,
@@ -1128,10 +1122,17 @@ DEFECTS = {
     "text behind": ome_xml([GOOD]) + "\n",
     "NUL behind": ome_xml([GOOD]) + "\0\0",
     "entities of HTML": ome_xml([image(30, 20, z=2, name="&micro;m")]),
-    "prefix": ome_xml([GOOD]).replace("<", "<ome:").replace("<ome:/", "</ome:")
-    .replace("<ome:?", "<?").replace("xmlns=", "xmlns:ome="),
+    "prefix": ome_xml([GOOD])
+    .replace("<", "<ome:")
+    .replace("<ome:/", "</ome:")
+    .replace("<ome:?", "<?")
+    .replace("xmlns=", "xmlns:ome="),
     "planes beyond the sizes": ome_xml(
-        [image(30, 20, z=2, data='<TiffData IFD="0" PlaneCount="2"/><TiffData FirstZ="7" IFD="0"/>')]
+        [
+            image(
+                30, 20, z=2, data='<TiffData IFD="0" PlaneCount="2"/><TiffData FirstZ="7" IFD="0"/>'
+            )
+        ]
     ),
     "negative attributes": ome_xml(
         [image(30, 20, z=2, data='<TiffData IFD="0" FirstZ="-1" PlaneCount="2"/>')]
@@ -1193,9 +1194,7 @@ def test_a_tiff_of_pages_beyond_the_first_in_the_document(tmp_path: Path) -> Non
     same(all_of(path), yxzct(data[2:], "ZYX"))
 
 
-def test_nothing_is_logged_or_warned(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_nothing_is_logged_or_warned(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     path = write(tmp_path / "a.tif", coded((20, 30)), compression="zlib")
     with caplog.at_level(logging.DEBUG):
         all_of(path)
@@ -1204,9 +1203,7 @@ def test_nothing_is_logged_or_warned(
 
 def test_pixels_of_a_format_that_is_no_format(tmp_path: Path) -> None:
     path = tmp_path / "a.tif"
-    path.write_bytes(
-        build([*gray(16, 16, 16, 60123), tag(278, "I", 16)], [bytes(512)])
-    )
+    path.write_bytes(build([*gray(16, 16, 16, 60123), tag(278, "I", 16)], [bytes(512)]))
     with pytest.raises((FormatError, UnsupportedError)), BioReader(path) as br:
         br[:]
 
@@ -1217,9 +1214,7 @@ def test_bigtiff_with_wide_tables(tmp_path: Path) -> None:
     path = tmp_path / "a.tif"
     for kind in "IQ":
         path.write_bytes(
-            build(
-                [*gray(10, 12), tag(278, "I", 4)], strips, order=">", big=True, table=kind
-            )
+            build([*gray(10, 12), tag(278, "I", 4)], strips, order=">", big=True, table=kind)
         )
         if kind == "Q":
             assert struct.unpack(">H", path.read_bytes()[2:4]) == (43,)

@@ -29,7 +29,7 @@ def maximum_batch_size(height: int, tile_size: Any, tile_stride: Any = None) -> 
 
 
 def batches(
-    reader: BioReader, tile_size: Any, tile_stride: Any, batch_size: int | None, channels: Any
+    reader: BioReader, tile_size: Any, tile_stride: Any, batch_size: Any, channels: Any
 ) -> Iterator[tuple[NDArray[Any], tuple[list[list[int]], ...]]]:
     """Yield (images, index) as `BioReader.__call__` documents it."""
     tile = _pair("tile_size", tile_size)

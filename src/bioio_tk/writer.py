@@ -13,15 +13,16 @@ import numpy as np
 from bioio_tk.backends import registry
 from bioio_tk.backends.base import StoreOptions
 from bioio_tk.base import BioBase
+from bioio_tk.core.assign import place, spread
 from bioio_tk.core.downsample import METHODS
 from bioio_tk.core.dtype import CASTS, as_pixels
-from bioio_tk.core.index import Selection, select, trim
+from bioio_tk.core.index import Selection, select
 from bioio_tk.core.region import AXES
 from bioio_tk.draft import ALIASES, PROPERTIES, Draft
 from bioio_tk.engine.pool import check_workers
 from bioio_tk.engine.scratch import Scratch
 from bioio_tk.engine.write import TileWriter
-from bioio_tk.errors import BioIOError, ClosedError, ReadOnlyError, RegionError, SpecError
+from bioio_tk.errors import BioIOError, ClosedError, ReadOnlyError, SpecError
 from bioio_tk.reader import check_path
 from bioio_tk.target import Target
 
@@ -130,7 +131,7 @@ class BioWriter(BioBase):
             raise SpecError(f"downsample={downsample!r}: choose one of {', '.join(METHODS)}")
         self._method = downsample
         self._draft = Draft()
-        self._image = None
+        self._image: NDArray[Any] | None = None
         self._describe(metadata, image, like, properties)
         extra = {} if bigtiff is None else {"bigtiff": bigtiff}
         self._options = (compression, compression_level, predictor, extra)
@@ -208,9 +209,9 @@ class BioWriter(BioBase):
             raise SpecError(f"an image has the axes Y, X, Z, C, T; the array has {array.ndim}")
         if not self._draft.sizes:
             self._infer(..., array)
-        array = array.reshape(array.shape + (1,) * (5 - array.ndim))
+        array = array.reshape((*array.shape, *([1] * (5 - array.ndim))))
         key = tuple(
-            _place(axis, start, n, size)
+            place(axis, start, n, size)
             for axis, start, n, size in zip(
                 AXES, (Y, X, Z, C, T), array.shape, self.shape, strict=True
             )
@@ -235,7 +236,7 @@ class BioWriter(BioBase):
 
     def _write(self, selection: Selection, value: Any) -> None:
         pixels = as_pixels(value, self.dtype, self._cast)
-        data = selection.flip(_broadcast(pixels, selection))
+        data = selection.flip(spread(pixels, selection))
         with self._busy():
             if selection.size:
                 try:
@@ -443,55 +444,6 @@ class BioWriter(BioBase):
         self._given.add(name)
         if name in ("C", "shape", "samples_per_pixel"):
             self._fit_channels()
-
-
-def _broadcast(pixels: NDArray[Any], selection: Selection) -> NDArray[Any]:
-    """Return `pixels` in the full 5-D shape of the selection.
-
-    An array shaped as reading gives it (an int keeps length 1, trailing ones dropped) fits as it
-    is; else numpy's rule (ints drop their axis, broadcasting from the last axis); else missing
-    axes are added at the end.
-    """
-    want = selection.shape
-    padded = pixels.shape + (1,) * (5 - pixels.ndim)
-    if pixels.ndim <= 5 and (pixels.shape == trim(want) or padded == want):
-        return pixels.reshape(want)
-    kept = [axis for axis in range(5) if axis not in selection.ints]
-    try:
-        whole = np.broadcast_to(pixels, [want[axis] for axis in kept])
-        return whole.reshape(want)
-    except ValueError:
-        pass
-    try:
-        return np.broadcast_to(pixels.reshape(padded), want)
-    except ValueError:
-        raise SpecError(
-            f"pixels of shape {pixels.shape} do not fit the region Y, X, Z, C, T = {want}"
-        ) from None
-
-
-def _place(axis: str, start: Any, count: int, size: int) -> Any:
-    """Return the index along one axis for `count` pixels that start at `start`."""
-    if start is None:
-        start = 0
-    if isinstance(start, (list, tuple, np.ndarray)):
-        if len(start) == 1:
-            start = start[0]
-        elif len(start) == count and axis in "CT":
-            return list(start)
-        elif len(start) == 2 and start[1] - start[0] == count:
-            start = start[0]
-        else:
-            raise RegionError(f"{axis}={start!r} does not fit an array with {count} along {axis}")
-    try:
-        first = start.__index__()
-    except AttributeError:
-        raise RegionError(f"{axis}={start!r}: give the first position as an int") from None
-    if first < 0 or first + count > size:
-        raise RegionError(
-            f"{count} pixels from {axis}={first} on do not fit: the image has {axis}={size}"
-        )
-    return slice(first, first + count)
 
 
 def _tile_size(value: Any) -> tuple[int, int]:

@@ -162,8 +162,8 @@ class TiffHandle:
         if 347 in ifd.entries:
             tables = next((value for tag, _, _, value in layout if tag == 347), None)
         page = finish(Page(self.file, recipe, offsets, counts, tables))
-        twin = self.ifds.twin(ifd)
-        self._twin = None if twin is None else (twin, page)
+        alike = self.ifds.twin(ifd)
+        self._twin = None if alike is None else (alike, page)
         return page
 
     def _tiff_page(self, offset: int) -> Any:

@@ -15,6 +15,8 @@ from bioio_tk.errors import RegionError
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from numpy.typing import NDArray
+
     from bioio_tk.core.tiling import Span
 
 Key: TypeAlias = Any
@@ -51,11 +53,14 @@ class Selection:
         y, x, z, c, t = self.shape
         return y * x * z * c * t
 
-    def flip(self, array: Any) -> Any:
+    def flip(self, array: NDArray[Any]) -> NDArray[Any]:
         """Return `array` with the axes in `flips` reversed (a view)."""
         if not self.flips:
             return array
-        return array[tuple(slice(None, None, -1 if a in self.flips else 1) for a in range(5))]
+        turned: NDArray[Any] = array[
+            tuple(slice(None, None, -1 if a in self.flips else 1) for a in range(5))
+        ]
+        return turned
 
 
 def select(key: Key, shape: Shape5) -> Selection:

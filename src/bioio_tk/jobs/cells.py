@@ -150,8 +150,8 @@ def _ridge(values: NDArray[np.float32], at: float, width: float) -> NDArray[np.f
     away -= np.float32(at)
     away *= np.float32(1 / width)
     away *= -away
-    np.exp(away, out=away)
-    return away
+    bell: NDArray[np.float32] = np.exp(away, out=away)
+    return bell
 
 
 def _step(values: NDArray[Any]) -> NDArray[Any]:

@@ -1,0 +1,305 @@
+"""Every TIFF of the shared data against its known truth, plane by plane.
+
+The truth comes from independent readers (``../shared/data/MANIFEST.json``). Run as a script,
+``python tests/test_real_files.py`` prints the table of counts.
+"""
+
+from __future__ import annotations
+
+import collections
+import hashlib
+import json
+import logging
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import tifffile
+
+from bioio_tk import BioReader
+from bioio_tk.errors import BioIOError
+
+DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
+DOCS = Path(__file__).resolve().parents[1] / "docs" / "formats" / "tiff.md"
+FORMATS = {"tiff", "ome-tiff", "imagej-tiff", "lsm", "svs", "ndpi", "vendor-tiff", "hostile",
+           "ndtiff"}  # fmt: skip
+
+DEVIATIONS = {
+    "tiff/libtiffpic/ycbcr-cat.tif": "the truth wraps around where a colour leaves 0 to 255",
+    "tiff/pillow/multipage.tiff": "equal pages are one series here, three there",
+    "svs/CMU-1-Small-Region.svs": "associated images come in the order of the file, all of them",
+    "vendor-tiff/imagexpress_3420/TimePoint_1/9987.HTD": "an index in text, not a TIFF",
+}
+"""What differs from the truth, and why; docs/formats/tiff.md has each at more length."""
+
+
+def entries() -> list[dict[str, Any]]:
+    """Return the entries of the manifest that are for the TIFF reader."""
+    manifest = DATA / "MANIFEST.json"
+    if not manifest.exists():
+        return []
+    found = json.loads(manifest.read_text())["entries"]
+    suffixes = (".tif", ".tiff", ".btf")
+    return [
+        e
+        for e in found
+        if e["format"] in FORMATS
+        or (e["format"].startswith("generated") and e["path"].endswith(suffixes))
+    ]
+
+
+ENTRIES = {e["id"]: e for e in entries()}
+needs_data = pytest.mark.skipif(not ENTRIES, reason="the shared data are not beside the checkout")
+
+
+@pytest.fixture(autouse=True)
+def silent() -> Iterator[None]:
+    """Spare the log tifffile's complaints."""
+    logging.disable(logging.CRITICAL)
+    yield
+    logging.disable(logging.NOTSET)
+
+
+def plane_hash(plane: Any) -> str:
+    if plane.dtype == bool:
+        plane = plane.astype("u1")
+    little = plane.astype(plane.dtype.newbyteorder("<"))
+    return hashlib.sha256(np.ascontiguousarray(little).tobytes()).hexdigest()
+
+
+def images(entry: dict[str, Any]) -> list[dict[str, Any]]:
+    return [i for i in (entry.get("truth") or {}).get("images") or [] if "shape_tczyx" in i]
+
+
+def compare(path: Path, series: int, truth: dict[str, Any]) -> list[str]:
+    """Return what of a series differs from its truth."""
+    t, c, z, y, x = truth["shape_tczyx"]
+    with BioReader(path, series=series) as br:
+        if br.shape != (y, x, z, c, t):
+            return [f"series {series} is {br.shape}, not {(y, x, z, c, t)}"]
+        dtype = truth["dtype"].split("(")[0]
+        if br.dtype.name != dtype and not (br.dtype == bool and dtype == "uint8"):
+            return [f"series {series} is {br.dtype}, not {truth['dtype']}"]
+        wrong = []
+        for key, value in truth["plane_sha256"].items():
+            at = re.fullmatch(r"t(\d+)c(\d+)z(\d+)", key)
+            assert at
+            pt, pc, pz = map(int, at.groups())
+            if plane_hash(br[:, :, pz, pc, pt]) != value:
+                wrong.append(f"series {series}: plane {key} differs")
+        whole = br[:]  # the same pixels by another way
+        pt, pc, pz = t - 1, c - 1, z - 1
+        whole = whole.reshape(whole.shape + (1,) * (5 - whole.ndim))
+        if plane_hash(whole[:, :, pz, pc, pt]) != truth["plane_sha256"][f"t{pt}c{pc}z{pz}"]:
+            wrong.append(f"series {series}: the last plane differs when all are read at once")
+    return wrong
+
+
+def outcome(entry: dict[str, Any]) -> str:
+    """Return how a file was read: "identical", "refused", "opened", or what is wrong."""
+    path = DATA / entry["path"]
+    truth = images(entry)
+    try:
+        with BioReader(path) as br:
+            count = br.n_series
+        if "LOSSY" in entry["id"]:
+            return lossy(path)
+        if (entry.get("layout") or {}).get("tiles_across"):
+            return huge(path)
+        wrong = [] if count >= len(truth) else [f"{count} series, not {len(truth)}"]
+        for number, image in enumerate(truth[:count]):
+            wrong += compare(path, number, image)
+        if not truth:
+            for series in range(count):
+                with BioReader(path, series=series) as br:
+                    br[:]
+            return "opened"
+    except BioIOError as exc:
+        return f"refused: {type(exc).__name__}: {exc}"
+    return "; ".join(wrong) or "identical"
+
+
+def lossy(path: Path) -> str:
+    """Compare with what tifffile decodes; decoders may differ by a little."""
+    want = np.squeeze(tifffile.imread(path, series=0))
+    with BioReader(path) as br:
+        got = br[:]
+        got = got.reshape(got.shape + (1,) * (5 - got.ndim)).transpose(4, 2, 0, 1, 3)
+    got = np.squeeze(got)
+    if got.shape != want.shape:
+        want = np.moveaxis(want, 0, -1)
+    if got.shape != want.shape or got.dtype != want.dtype:
+        return f"{got.shape} {got.dtype}, not {want.shape} {want.dtype}"
+    worst = np.abs(got.astype(float) - want.astype(float)).max()
+    return "identical (lossy)" if worst <= 2 else f"differs by up to {worst}"
+
+
+def huge(path: Path) -> str:
+    """Compare with tifffile, tile by tile: too large for the manifest."""
+    with BioReader(path) as br, tifffile.TiffFile(path) as tif:
+        for tile, (_, _, y, x, _), _ in tif.pages.first.segments():
+            got = br[y : y + 1024, x : x + 1024]
+            if (got != tile[0, : got.shape[0], : got.shape[1], 0]).any():
+                return f"the tile at {y}, {x} differs"
+    return "identical (to tifffile)"
+
+
+def verdict(entry: dict[str, Any], result: str) -> str:
+    """Return "" where the outcome is what the manifest expects of the file."""
+    expect = entry["expect"]
+    if "any" in expect:
+        return ""
+    if expect == "error":
+        return "" if result.startswith("refused") else f"read, though damaged: {result}"
+    return "" if result.startswith("identical") else result
+
+
+@needs_data
+@pytest.mark.parametrize("name", [n for n in ENTRIES if n not in DEVIATIONS])
+def test_file_is_read_as_others_read_it(name: str) -> None:
+    entry = ENTRIES[name]
+    assert not verdict(entry, outcome(entry))
+
+
+@needs_data
+@pytest.mark.parametrize("name", DEVIATIONS)
+def test_deviations_are_still_there_and_documented(name: str) -> None:
+    assert name in ENTRIES
+    assert verdict(ENTRIES[name], outcome(ENTRIES[name])), "no deviation any more: drop it"
+    assert name in DOCS.read_text(), f"docs/formats/tiff.md does not name {name}"
+
+
+def test_documented_deviations_are_known_here() -> None:
+    """The table of the page, and the dict above, name the same files."""
+    text = DOCS.read_text()
+    table = text[text.index("## Where it differs") :]
+    named = set(re.findall(r"^\| `([^`]+)`", table, re.MULTILINE))
+    assert named == set(DEVIATIONS)
+
+
+@needs_data
+def test_ycbcr_deviates_only_where_the_truth_wraps_around() -> None:
+    """The truth, computed anew without the wrap, is at most one level away: it cuts, we round."""
+    entry = ENTRIES["tiff/libtiffpic/ycbcr-cat.tif"]
+    path = DATA / entry["path"]
+    with tifffile.TiffFile(path) as tif:
+        page = tif.pages.first
+        height, width = page.imagelength, page.imagewidth
+        strips = list(zip(page.dataoffsets, page.databytecounts, strict=True))
+        coefficients = np.array(page.tags[529].value, np.float32).reshape(3, 2)
+    red_weight, green_weight, blue_weight = coefficients[:, 0] / coefficients[:, 1]
+    import imagecodecs
+
+    raw = path.read_bytes()
+    ycc = np.zeros((height + 10, width, 3), np.float32)
+    for n, (offset, count) in enumerate(strips):
+        units = np.frombuffer(imagecodecs.lzw_decode(raw[offset : offset + count]), "u1")
+        units = units[: 5 * 125 * 6].reshape(-1, 125, 6)
+        rows = ycc[n * 10 : n * 10 + 2 * len(units)]
+        luma = units[..., :4].reshape(-1, 125, 2, 2).transpose(0, 2, 1, 3).reshape(-1, 250)
+        rows[..., 0] = luma[:, :width]
+        rows[..., 1:] = units[..., 4:].repeat(2, 0).repeat(2, 1)[:, :width].astype(int) - 128
+    y, cb, cr = np.moveaxis(ycc[:height], -1, 0)
+    red = np.trunc(cr * (np.float32(2) - 2 * red_weight) + y)
+    blue = np.trunc(cb * (np.float32(2) - 2 * blue_weight) + y)
+    green = np.trunc((y - blue_weight * blue - red_weight * red) / green_weight)
+    truth = images(entry)[0]["plane_sha256"]
+    with BioReader(path) as br:
+        for channel, plane in enumerate((red, green, blue)):
+            wrapped = (plane.astype(int) & 255).astype("u1")
+            assert plane_hash(wrapped) == truth[f"t0c{channel}z0"]
+            got = br[:, :, 0, channel].astype(int)
+            allowed = 2 if channel == 1 else 1  # green follows from the two others
+            assert np.abs(got.reshape(height, width) - plane.clip(0, 255)).max() <= allowed
+
+
+@needs_data
+def test_ycbcr_is_what_libtiff_shows() -> None:
+    from PIL import Image
+
+    path = DATA / "tiff/libtiffpic/ycbcr-cat.tif"
+    with Image.open(path) as image, BioReader(path) as br:
+        np.testing.assert_array_equal(br[:][:, :, 0], np.asarray(image))
+
+
+@needs_data
+@pytest.mark.parametrize("name", ["tiff/pillow/multipage.tiff", "svs/CMU-1-Small-Region.svs"])
+def test_every_plane_of_the_truth_is_there_in_another_place(name: str) -> None:
+    entry = ENTRIES[name]
+    path = DATA / entry["path"]
+    found: list[str] = []
+    with BioReader(path) as br:
+        count = br.n_series
+    for series in range(count):
+        with BioReader(path, series=series) as br:
+            _, _, z, c, t = br.shape
+            places = [(pz, pc, pt) for pt in range(t) for pc in range(c) for pz in range(z)]
+            found += [plane_hash(br[(slice(None), slice(None), *at)]) for at in places]
+    wanted = [h for image in images(entry) for h in image["plane_sha256"].values()]
+    assert not collections.Counter(wanted) - collections.Counter(found)
+
+
+@needs_data
+def test_image_0_of_the_slide_is_identical() -> None:
+    entry = ENTRIES["svs/CMU-1-Small-Region.svs"]
+    assert not compare(DATA / entry["path"], 0, images(entry)[0])
+
+
+@needs_data
+def test_tiff_beside_the_index_is_read() -> None:
+    folder = DATA / "vendor-tiff/imagexpress_3420/TimePoint_1"
+    for path in folder.glob("*.TIF"):
+        with BioReader(path) as br:
+            np.testing.assert_array_equal(br[:].squeeze(), tifffile.imread(path).squeeze())
+
+
+@needs_data
+@pytest.mark.parametrize(
+    "name",
+    [n for n in ENTRIES if "pyramid" in n or "gdal_cog" in n or n.startswith(("svs", "ndpi"))],
+)
+def test_levels_are_smaller_copies(name: str) -> None:
+    path = DATA / ENTRIES[name]["path"]
+    with BioReader(path) as br:
+        shapes = br.level_shapes
+    single = ("svs/", "ndpi/", "gen/gdal/gdal_cog")  # these have one level each
+    assert len(shapes) > 1 or name.startswith(single), shapes
+    for number, (above, this) in enumerate(zip(shapes, shapes[1:], strict=False)):
+        assert this[0] < above[0]
+        assert this[2:] == above[2:]
+        with BioReader(path, level=number + 1) as small, BioReader(path) as full:
+            assert small[:].any()
+            if full.physical_size_x[0]:
+                ratio = small.physical_size_x[0] / full.physical_size_x[0]
+                assert ratio == round(ratio)
+
+
+def table() -> str:
+    """Return how many files of each format were read, and how."""
+    logging.disable(logging.CRITICAL)
+    counts: dict[str, collections.Counter[str]] = collections.defaultdict(collections.Counter)
+    for name, entry in ENTRIES.items():
+        result = outcome(entry)
+        if name in DEVIATIONS:
+            kind = "deviates"
+        elif verdict(entry, result):
+            kind = "WRONG"
+        else:
+            kind = result.split(":")[0].split(" ")[0]
+            kind = kind if kind in ("identical", "refused") else "opened"
+        counts[entry["format"]][kind] += 1
+        counts["all"][kind] += 1
+    kinds = ["identical", "deviates", "refused", "opened", "WRONG"]
+    lines = [f"| format | files | {' | '.join(kinds)} |", "| --- " * (len(kinds) + 2) + "|"]
+    for name in [*sorted(n for n in counts if n != "all"), "all"]:
+        row = counts[name]
+        cells = " | ".join(str(row[k]) for k in kinds)
+        lines.append(f"| {name} | {sum(row.values())} | {cells} |")
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    print(table())
