@@ -116,11 +116,9 @@ def build(
     found = (offsets, counts or [len(d) for d in data]) if segments is None else segments
     ifd = struct.pack(order + ("Q" if big else "H"), len(entries))
     values = b""
-    for entry in entries:
-        code, kind, _ = entry
-        if code in (where, lengths):
-            entry = tag(code, table, *found[code == lengths])
-        raw = encode(entry)
+    for code, kind, given in entries:
+        filled = found[code == lengths] if code in (where, lengths) else given
+        raw = encode(tag(code, kind, *filled))
         count = len(raw) // {**_WIDTHS, "rational": 8}[kind]
         count = (numbers or {}).get(code, count)
         ifd += struct.pack(order + "HH" + pointer, code, _TYPES[kind], count)

@@ -392,7 +392,7 @@ def test_what_waits_for_its_other_parts_costs_no_memory_beyond_the_budget(tmp_pa
         write(target, np.s_[0, :, z], z)
     held = list(target._partial.values())
     bytes_in_memory = sum(
-        room.nbytes for p in held for room in (p.room, p.given) if not room.spilled
+        room.nbytes for p in held for room in p.rooms if not room.spilled
     )
     assert len(held) == 200
     assert bytes_in_memory <= 1 << 20

@@ -12,6 +12,7 @@ import json
 import logging
 import re
 from collections.abc import Iterator
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -267,7 +268,7 @@ def test_levels_are_smaller_copies(name: str) -> None:
         shapes = br.level_shapes
     single = ("svs/", "ndpi/", "gen/gdal/gdal_cog")  # these have one level each
     assert len(shapes) > 1 or name.startswith(single), shapes
-    for number, (above, this) in enumerate(zip(shapes, shapes[1:], strict=False)):
+    for number, (above, this) in enumerate(pairwise(shapes)):
         assert this[0] < above[0]
         assert this[2:] == above[2:]
         with BioReader(path, level=number + 1) as small, BioReader(path) as full:

@@ -30,7 +30,7 @@ def coded(shape: tuple[int, ...], dtype: Any = "u2") -> Array:
     count = int(np.prod(shape))
     values = (np.arange(count, dtype=np.int64) * 2654435761 + 12345) % 2**31
     kind = np.dtype(dtype)
-    if kind == bool:
+    if kind.kind == "b":
         return (values % 7 < 3).reshape(shape)
     if kind.kind == "c":
         return (values - 2j * values[::-1]).reshape(shape).astype(kind)
@@ -817,7 +817,9 @@ def test_threads_share_a_reader_of_many_pages(tmp_path: Path) -> None:
             axis = br.shape.index(60)
             wrong: list[int] = []
 
-            def work(start: int, br: BioReader = br, axis: int = axis) -> None:
+            def work(
+                start: int, br: BioReader = br, axis: int = axis, wrong: list[int] = wrong
+            ) -> None:
                 for n in range(start, 60, 3):
                     key = [slice(None)] * 5
                     key[axis] = n  # type: ignore[call-overload]

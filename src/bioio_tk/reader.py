@@ -96,7 +96,7 @@ class BioReader(BioBase):
 
     def _open(self) -> None:
         self._lock = threading.Lock()
-        self._cache = engine.TileCache(2 * self._workers)
+        self._cache = engine.OwnTiles()
         self._live: Source = registry.load_source(self._backend)(self._path)
         self._pid = os.getpid()
 

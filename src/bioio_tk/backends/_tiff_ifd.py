@@ -32,6 +32,7 @@ _LAYOUT = frozenset(
 )
 # what says how pages belong together: descriptions, SubIFDs, and the private tags of vendors
 _MEANING = frozenset((270, 330, 33628, 33629, 33630, 33631, 34412, 50838, 50839, 51123, 65426))
+_CHECKED = _LAYOUT | _MEANING
 _OFFSETS = (324, 273)
 _COUNTS = (325, 279)
 _SUBIFDS = 330
@@ -188,7 +189,7 @@ class IfdReader:
         Without it, the page would be taken for something else than it is.
         """
         size = self._file.size
-        for tag in (_LAYOUT | _MEANING) & ifd.entries.keys():
+        for tag in _CHECKED & ifd.entries.keys():
             kind, number, value = ifd.entries[tag]
             length = _SIZES.get(kind, 0) * number
             if length > len(value) and self._next.unpack(value)[0] + length > size:

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 _BAND = 1 << 21
 """Bytes of a band of rows: strips are read in bands of about this size."""
-_PORTION = 1 << 18
+_PORTION = 1 << 20
 """Bytes of raw pixels read at a time where they have to be copied on."""
 _MOST_SAMPLES = 65535
 _HEADER = 8

@@ -84,7 +84,9 @@ class _Step(NamedTuple):
     plain: bool
 
 
-def plan(grid: TileGrid, spans: tuple[Span, Span, Span, Span, Span]) -> Iterator[TileCopy]:
+def plan(
+    grid: TileGrid, spans: tuple[Span, Span, Span, Span, Span], abreast: int = 1
+) -> Iterator[TileCopy]:
     """Yield one TileCopy for every tile that holds a wanted pixel; T outermost, X fastest.
 
     Parameters
@@ -93,22 +95,24 @@ def plan(grid: TileGrid, spans: tuple[Span, Span, Span, Span, Span]) -> Iterator
         The tiles of the image.
     spans : tuple of 5 range or integer array
         Wanted positions along Y, X, Z, C, T, all inside the image. Ranges ascend.
+    abreast : int
+        Rows of tiles to walk along at the same time. Threads that fill neighbouring tiles of one
+        row wait for each other, because the system hands out memory in pages wider than a tile.
     """
     ys, xs, zs, cs, ts = map(_along, spans, grid.tile, grid.shape)
     for t, c, z in product(ts, cs, zs):
         whole_tcz = t.whole and c.whole and z.whole
         plain_tcz = t.plain and c.plain and z.plain
-        for y in ys:
-            whole_y = whole_tcz and y.whole
-            plain_y = plain_tcz and y.plain
+        for first in range(0, len(ys), abreast):
             for x in xs:
-                yield TileCopy(
-                    (y.tile, x.tile, z.tile, c.tile, t.tile),
-                    (y.src, x.src, z.src, c.src, t.src),
-                    (y.dst, x.dst, z.dst, c.dst, t.dst),
-                    whole_y and x.whole,
-                    plain_y and x.plain,
-                )
+                for y in ys[first : first + abreast]:
+                    yield TileCopy(
+                        (y.tile, x.tile, z.tile, c.tile, t.tile),
+                        (y.src, x.src, z.src, c.src, t.src),
+                        (y.dst, x.dst, z.dst, c.dst, t.dst),
+                        whole_tcz and y.whole and x.whole,
+                        plain_tcz and y.plain and x.plain,
+                    )
 
 
 def copy_pixels(

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import threading
 from collections import OrderedDict
-from itertools import product
+from itertools import count, product
 from typing import TYPE_CHECKING, Any
 
 from bioio_tk.core.spec import Address
@@ -13,6 +14,8 @@ from bioio_tk.engine import arrays
 from bioio_tk.engine.pool import run
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Hashable
+
     from numpy.typing import NDArray
 
     from bioio_tk.backends.base import Source
@@ -33,18 +36,28 @@ class TileCache:
         Most bytes to keep.
     """
 
-    def __init__(self, tiles: int, size: int = 64 << 20) -> None:
+    def __init__(self, tiles: int, size: int = 128 << 20) -> None:
         self._most_tiles = tiles
         self._most_bytes = size
+        self.reset()
+
+    def reset(self) -> None:
+        """Forget everything, also who holds the lock."""
         self._lock = threading.Lock()
-        self._tiles: OrderedDict[Address, NDArray[Any]] = OrderedDict()
+        self._tiles: OrderedDict[Hashable, NDArray[Any]] = OrderedDict()
         self._bytes = 0
+
+    def forget(self, wanted: Callable[[Any], bool]) -> None:
+        """Forget the tiles whose address is `wanted`."""
+        with self._lock:
+            for at in [at for at in self._tiles if wanted(at)]:
+                self._bytes -= self._tiles.pop(at).nbytes
 
     def takes(self, size: int) -> bool:
         """Return whether a tile of `size` bytes would be kept."""
         return size <= self._most_bytes
 
-    def get(self, at: Address) -> NDArray[Any] | None:
+    def get(self, at: Hashable) -> NDArray[Any] | None:
         """Return the tile, or None."""
         with self._lock:
             tile = self._tiles.get(at)
@@ -52,7 +65,7 @@ class TileCache:
                 self._tiles.move_to_end(at)
             return tile
 
-    def put(self, at: Address, tile: NDArray[Any]) -> None:
+    def put(self, at: Hashable, tile: NDArray[Any]) -> None:
         """Keep the tile; forget the ones not used for longest."""
         with self._lock:
             if at in self._tiles or tile.nbytes > self._most_bytes:
@@ -64,6 +77,35 @@ class TileCache:
                 self._bytes -= old.nbytes
 
 
+_shared = TileCache(tiles=4096)
+_numbers = count()
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_shared.reset)
+
+
+class OwnTiles:
+    """One reader's part of the cache that all readers of the process share."""
+
+    def __init__(self) -> None:
+        self._number = next(_numbers)
+
+    def takes(self, size: int) -> bool:
+        """Return whether a tile of `size` bytes would be kept."""
+        return _shared.takes(size)
+
+    def get(self, at: Address) -> NDArray[Any] | None:
+        """Return the tile, or None."""
+        return _shared.get((self._number, at))
+
+    def put(self, at: Address, tile: NDArray[Any]) -> None:
+        """Keep the tile; forget the ones that any reader has not used for longest."""
+        _shared.put((self._number, at), tile)
+
+    def clear(self) -> None:
+        """Forget this reader's tiles."""
+        _shared.forget(lambda at: at[0] == self._number)
+
+
 def read(
     source: Source,
     image: int,
@@ -71,7 +113,7 @@ def read(
     selection: Selection,
     *,
     workers: int,
-    cache: TileCache | None = None,
+    cache: TileCache | OwnTiles | None = None,
 ) -> NDArray[Any]:
     """Return the selected pixels, shaped (y, x, z, c, t)."""
     spec = source.images[image]
@@ -100,7 +142,7 @@ def read(
 
     if not source.caps.parallel_read or out.nbytes <= _SMALL:
         workers = 1
-    run(copy, plan(grid, selection.spans), workers, batch=max(1, _SMALL // max(1, tile_bytes)))
+    run(copy, plan(grid, selection.spans, abreast=workers), workers, batch=max(1, _SMALL // max(1, tile_bytes)))
     return selection.flip(out)
 
 

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import threading
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 
@@ -22,24 +22,62 @@ if TYPE_CHECKING:
     from bioio_tk.engine.scratch import Room, Scratch
 
 
-@dataclass(slots=True)
+_Box: TypeAlias = tuple[tuple[int, int], ...]
+_MOST_BOXES = 8
+
+
 class _Partial:
-    """A tile that waits until each of its pixels has been given (again), or for flush()."""
+    """A tile that waits until each of its pixels has been given (again), or for flush().
 
-    room: Room
-    given: Room  # of bool
-    missing: int  # pixels
+    Which pixels those are is kept as a few boxes, which do for a pyramid and for large pieces;
+    where boxes meet or become many, as a map of all pixels.
+    """
 
-    def give(self, where: tuple[Any, ...]) -> bool:
-        """Mark pixels as given; return True when these were the last ones."""
-        before = self.given.array[where]
+    __slots__ = ("_boxes", "_map", "missing", "room")
+
+    def __init__(self, room: Room) -> None:
+        self.room = room
+        self.missing = room.array.size  # pixels
+        self._boxes: list[_Box] = []
+        self._map: Room | None = None
+
+    def give(self, step: TileCopy, scratch: Scratch) -> bool:
+        """Mark the pixels of a step as given; return True when these were the last ones."""
+        if self._map is None:
+            box = _box(step)
+            if box is not None and box in self._boxes:
+                return False
+            if (
+                box is not None
+                and len(self._boxes) < _MOST_BOXES
+                and not any(_meet(box, other) for other in self._boxes)
+            ):
+                self._boxes.append(box)
+                self.missing -= math.prod(stop - start for start, stop in box)
+                return self.missing == 0
+            self._map = scratch.room(self.room.array.shape, np.dtype(bool))  # type: ignore[arg-type]
+            for known in self._boxes:
+                self._map.array[tuple(slice(*span) for span in known)] = True
+        where = _where(step, self.room.array.shape)
+        before = self._map.array[where]
         self.missing -= before.size - int(np.count_nonzero(before))
-        self.given.array[where] = True
+        self._map.array[where] = True
         return self.missing == 0
 
+    @property
+    def rooms(self) -> tuple[Room, ...]:
+        """The memory it takes."""
+        return (self.room,) if self._map is None else (self.room, self._map)
+
     def rest(self) -> None:
-        self.room.rest()
-        self.given.rest()
+        """Let the system take the memory back until the tile is touched again."""
+        for room in self.rooms:
+            room.rest()
+
+    def free(self, scratch: Scratch) -> None:
+        """Give the memory back."""
+        for room in self.rooms:
+            scratch.free(room)
 
 
 class TileWriter:
@@ -110,7 +148,7 @@ class TileWriter:
             partial = self._partial.pop(at, None)
             if partial is not None:
                 self._store(at, partial.room.array)
-                self._free(partial)
+                partial.free(self._scratch)
 
     def _put(self, level: int, step: TileCopy, data: NDArray[Any]) -> None:
         at = Address(self._image, level, step.key)
@@ -118,15 +156,15 @@ class TileWriter:
             if step.whole:
                 partial = self._partial.pop(at, None)
                 if partial is not None:
-                    self._free(partial)
+                    partial.free(self._scratch)
                 self._store(at, data[step.dst])
                 return
             partial = self._partial.get(at) or self._begin(at)
             copy_pixels(partial.room.array, step.src, data, step.dst, plain=step.plain)
-            if partial.give(_where(step, partial)):
+            if partial.give(step, self._scratch):
                 self._partial.pop(at)
                 self._store(at, partial.room.array)
-                self._free(partial)
+                partial.free(self._scratch)
             else:
                 partial.rest()
 
@@ -136,14 +174,8 @@ class TileWriter:
         stored = self._sink.load_tile(at)
         if stored is not None:
             room.array[...] = stored
-        given = self._scratch.room(shape, np.dtype(bool))
-        partial = _Partial(room, given, room.array.size)
-        self._partial[at] = partial
+        partial = self._partial[at] = _Partial(room)
         return partial
-
-    def _free(self, partial: _Partial) -> None:
-        self._scratch.free(partial.room)
-        self._scratch.free(partial.given)
 
     def _store(self, at: Address, tile: NDArray[Any]) -> None:
         # the turn of `at` is held, so what goes up the pyramid is what was stored last; turns are
@@ -171,9 +203,20 @@ class TileWriter:
             self._put(at.level + 1, step, small)
 
 
-def _where(step: TileCopy, partial: _Partial) -> tuple[Any, ...]:
+def _where(step: TileCopy, shape: tuple[int, ...]) -> tuple[Any, ...]:
     if step.plain:
         return step.src
     # each position once, or the pixels given twice would be counted twice
     once = tuple(np.unique(p) if isinstance(p, np.ndarray) else p for p in step.src)
-    return open_mesh(once, partial.room.array.shape)
+    return open_mesh(once, shape)
+
+
+def _box(step: TileCopy) -> _Box | None:
+    """Return the pixels of a step as a box, None where they are none."""
+    if not step.plain or any(s.step not in (None, 1) for s in step.src):  # type: ignore[union-attr]
+        return None
+    return tuple((s.start, s.stop) for s in step.src)  # type: ignore[union-attr]
+
+
+def _meet(one: _Box, other: _Box) -> bool:
+    return all(a < d and c < b for (a, b), (c, d) in zip(one, other, strict=True))
