@@ -285,6 +285,37 @@ def test_subifds_in_a_circle(tmp_path: Path) -> None:
         np.testing.assert_array_equal(got, coded((20, 30)))
 
 
+def test_subifds_that_are_no_offsets(tmp_path: Path) -> None:
+    """Found by the fuzzer: each of them would be looked up."""
+    path = tmp_path / "a.tif"
+    page = [*gray(30, 20), tag(278, "I", 20)]
+    data = [coded((20, 30)).tobytes()]
+    for odd in (tag(330, "s", bytes(range(8, 250)) * 20), tag(330, "I", *range(8, 5000))):
+        for first, second in ((odd, []), ([], odd)):
+            blob = build([*page, *([first] if first else [])], data)
+            path.write_bytes(build([*page, *([second] if second else [])], data, after=blob))
+            began = time.monotonic()
+            with pytest.raises(DamagedFileError, match="SubIFDs"):
+                BioReader(path)
+            assert time.monotonic() - began < 5
+
+
+@pytest.mark.parametrize("code", [256, 257, 278, 322, 323])
+@pytest.mark.parametrize("kind", [11, 12, 2, 5, 6, 10])
+def test_sizes_of_a_type_that_is_no_integer(tmp_path: Path, code: int, kind: int) -> None:
+    tags = [*gray(32, 32, 8), tag(322, "I", 32), tag(323, "I", 32)]
+    if code == 278:
+        tags = [*gray(32, 32, 8), tag(278, "I", 32)]
+    blob = bytearray(build(tags, [coded((32, 32), "u1").tobytes()]))
+    at = next(p for p in fuzz_tiff._entries(blob) if struct.unpack_from("<H", blob, p)[0] == code)
+    struct.pack_into("<H", blob, at + 2, kind)
+    for value in (32, 0xC2000000, 0x42000000):
+        struct.pack_into("<I", blob, at + 8, value)
+        path = tmp_path / "a.ome.tif"
+        path.write_bytes(blob)
+        fuzz_tiff.attempt(path)
+
+
 @pytest.mark.parametrize("value", [0, 4, 2**31, 2**32 - 1])
 @pytest.mark.parametrize("what", ["offset", "count", "both"])
 @pytest.mark.parametrize("compression", [1, 5, 8, 50000, 7, 34712])

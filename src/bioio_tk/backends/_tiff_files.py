@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from bioio_tk.backends._file import RandomFile
-from bioio_tk.backends._tiff_ifd import IfdReader, Twin
+from bioio_tk.backends._tiff_ifd import Ifd, IfdReader, Twin
+from bioio_tk.backends._tiff_plain import PlainPage, is_single, plain_page
 from bioio_tk.backends._tiff_segments import Page, Recipe
 from bioio_tk.errors import BioIOError, DamagedFileError
 
@@ -31,6 +32,8 @@ class TiffHandle:
     ----------
     path : Path
         The file.
+    file : RandomFile, optional
+        The same, if it is open already; it is closed with this.
 
     Raises
     ------
@@ -38,24 +41,20 @@ class TiffHandle:
         It is no TIFF, or its first page cannot be understood.
     """
 
-    def __init__(self, path: Path) -> None:
-        from tifffile import TiffFile
-
+    def __init__(self, path: Path, file: RandomFile | None = None) -> None:
         self.path = path
-        self.file = RandomFile(path)
+        self.file = RandomFile(path) if file is None else file
         self._lock = threading.RLock()
         self._recipes: dict[Any, Recipe] = {}
         self._pages: OrderedDict[int, Page] = OrderedDict()
-        self._twin: tuple[Twin, Page] | None = None
+        self._last: tuple[Ifd, Page] | None = None
+        self._twin: Twin | None = None
+        self._first: tuple[PlainPage | None] | None = None
         self._chain: NDArray[np.int64] | None = None
+        self._tif: TiffFile | None = None
         try:
             self.ifds = IfdReader(self.file)
-            self.ifds.check(self.ifds.read(self.ifds.first))
-            try:
-                # OME-XML is read elsewhere: tifffile's way opens any file that a document names
-                self.tif: TiffFile = TiffFile(path, is_ome=False)
-            except Exception as exc:  # tifffile raises whatever a broken tag leads it to
-                raise damaged(path, exc) from exc
+            self.ifd = self._read(self.ifds.first)
         except BaseException:
             self.file.close()
             raise
@@ -69,12 +68,36 @@ class TiffHandle:
             return self._chain
 
     @property
+    def tif(self) -> TiffFile:
+        """What tifffile makes of the file; opened when the first page needs it."""
+        with self._lock:
+            if self._tif is None:
+                from tifffile import TiffFile
+
+                try:
+                    # OME-XML is read elsewhere: tifffile opens any file that a document names
+                    self._tif = TiffFile(self.path, is_ome=False)
+                except Exception as exc:  # tifffile raises whatever a broken tag leads it to
+                    raise damaged(self.path, exc) from exc
+            return self._tif
+
+    @property
     def description(self) -> str:
         """ImageDescription of the first page."""
-        try:
-            return str(self.tif.pages.first.description)
-        except Exception as exc:  # see __init__
-            raise damaged(self.path, exc) from exc
+        return self.ifds.text(self.ifd, 270)
+
+    def single(self) -> PlainPage | None:
+        """Return the only page of a file that has no more to say, else None."""
+        page = self._plain(self.ifd)
+        return page if page is not None and is_single(self.ifds, self.ifd, page) else None
+
+    def _plain(self, ifd: Ifd) -> PlainPage | None:
+        if ifd is not self.ifd:
+            return plain_page(self.ifds, ifd, lambda: self._tiff_page(ifd.offset))
+        if self._first is None:  # it is asked for by everyone
+            page = plain_page(self.ifds, ifd, lambda: self._tiff_page(ifd.offset))
+            self._first = (page,)
+        return self._first[0]
 
     @property
     def uuid(self) -> str | None:
@@ -114,7 +137,7 @@ class TiffHandle:
             if recipe is None:
                 try:
                     recipe = self._recipes[key] = Recipe(tiff_page)
-                except Exception as exc:  # see __init__
+                except Exception as exc:  # see tif
                     raise damaged(self.path, exc) from exc
             return recipe
 
@@ -138,49 +161,60 @@ class TiffHandle:
         return finish(page)
 
     def _load(self, offset: int) -> Page:
-        if self._twin is not None:
-            twin, model = self._twin
-            found = self.ifds.look(twin, offset)
-            if found is not None:
-                return finish(
-                    Page(
-                        self.file,
-                        model.recipe,
-                        np.array([found[0]], np.int64),
-                        np.array([found[1]], np.int64),
-                        model.jpegtables,
-                    )
-                )
-        ifd = self.ifds.read(offset)
-        self.ifds.check(ifd)
+        found = self._like_the_last(offset)
+        if found is not None:
+            return found
+        ifd = self.ifd if offset == self.ifd.offset else self._read(offset)
         layout = self.ifds.layout(ifd)
         recipe = self._recipes.get(layout)
         if recipe is None:
-            recipe = self.recipe(self._tiff_page(offset), layout)
+            recipe = self.recipe(self._plain(ifd) or self._tiff_page(offset), layout)
         offsets, counts = self.ifds.segments(ifd)
         tables = None
         if 347 in ifd.entries:
             tables = next((value for tag, _, _, value in layout if tag == 347), None)
         page = finish(Page(self.file, recipe, offsets, counts, tables))
-        alike = self.ifds.twin(ifd)
-        self._twin = None if alike is None else (alike, page)
+        self._last, self._twin = (ifd, page), None
         return page
+
+    def _read(self, offset: int) -> Ifd:
+        ifd = self.ifds.read(offset)
+        self.ifds.check(ifd)
+        return ifd
+
+    def _like_the_last(self, offset: int) -> Page | None:
+        """Return a page that differs from the one loaded last only in where its pixels are."""
+        if self._last is None:
+            return None
+        ifd, model = self._last
+        if self._twin is None:
+            self._twin = self.ifds.twin(ifd)
+            if self._twin is None:
+                self._last = None
+                return None
+        found = self.ifds.look(self._twin, offset)
+        if found is None:
+            return None
+        offsets, counts = (np.array([n], np.int64) for n in found)
+        return finish(Page(self.file, model.recipe, offsets, counts, model.jpegtables))
 
     def _tiff_page(self, offset: int) -> Any:
         from tifffile import TiffPage
 
-        first = self.tif.pages.first
-        if offset == first.offset:
-            return first
-        try:
-            self.tif.filehandle.seek(offset)
-            return TiffPage(self.tif, (0,))
-        except Exception as exc:  # see __init__
-            raise damaged(self.path, exc) from exc
+        with self._lock:
+            try:
+                first = self.tif.pages.first
+                if offset == first.offset:
+                    return first
+                self.tif.filehandle.seek(offset)
+                return TiffPage(self.tif, (0,))
+            except Exception as exc:  # see tif
+                raise damaged(self.path, exc) from exc
 
     def close(self) -> None:
         """Release the file."""
-        self.tif.close()
+        if self._tif is not None:
+            self._tif.close()
         self.file.close()
 
 

@@ -27,8 +27,8 @@ _AHEAD = 1 << 16
 
 # what a page's pixels look like: two pages that agree in these are decoded alike
 _LAYOUT = frozenset(
-    (256, 257, 258, 259, 262, 266, 277, 278, 284, 292, 317, 322, 323, 338, 339, 347, 529)
-    + (530, 532, 32997, 32998, 34712, 42113)
+    (256, 257, 258, 259, 262, 266, 277, 278, 284, 292, 317, 322, 323, 338, 339, 347, 529, 530, 532)
+    + (32997, 32998, 34712, 42113)
 )
 # what says how pages belong together: descriptions, SubIFDs, and the private tags of vendors
 _MEANING = frozenset((270, 330, 33628, 33629, 33630, 33631, 34412, 50838, 50839, 51123, 65426))
@@ -36,6 +36,8 @@ _CHECKED = _LAYOUT | _MEANING
 _OFFSETS = (324, 273)
 _COUNTS = (325, 279)
 _SUBIFDS = 330
+_MOST_SUBIFDS = 1024
+_POINTERS = (4, 13, 16, 18)
 
 Entry: TypeAlias = tuple[int, int, bytes]  # type, count, the 4 or 8 bytes of the value field
 
@@ -80,6 +82,7 @@ class IfdReader:
         if order is None or len(head) < 8:
             raise DamagedFileError(f"{str(file.path)!r} has no TIFF header")
         self.order = order
+        self._order: Literal["little", "big"] = "little" if order == "<" else "big"
         version = struct.unpack(order + "H", head[2:4])[0]
         self.big = version == 43
         if self.big and len(head) == 16:
@@ -135,10 +138,9 @@ class IfdReader:
             data = self._file.read(offset, stop + self._next.size)
             if len(data) < stop:
                 raise self._damaged(offset, "is cut off")
-        entries = {
-            tag: (kind, number, value)
-            for tag, kind, number, value in self._entry.iter_unpack(data[start:stop])
-        }
+        entries: dict[int, Entry] = {}
+        for tag, kind, number, value in self._entry.iter_unpack(data[start:stop]):
+            entries.setdefault(tag, (kind, number, value))  # where one comes twice, the first
         tail = data[stop : stop + self._next.size]
         following = self._next.unpack(tail)[0] if len(tail) == self._next.size else 0
         return Ifd(offset, entries, following)
@@ -170,9 +172,8 @@ class IfdReader:
         length = next((spots[tag] for tag in _COUNTS if tag in spots), None)
         if offset is None or length is None:
             return None
-        order: Literal["little", "big"] = "little" if self.order == "<" else "big"
         bits = int.from_bytes(mask, "big")
-        return Twin(size, bits, int.from_bytes(data, "big") & bits, offset, length, order)
+        return Twin(size, bits, int.from_bytes(data, "big") & bits, offset, length, self._order)
 
     def look(self, twin: Twin, offset: int) -> tuple[int, int] | None:
         """Return offset and length of the one segment of a twin's page; None where it is none."""
@@ -186,7 +187,8 @@ class IfdReader:
     def check(self, ifd: Ifd) -> None:
         """Raise DamagedFileError where a tag that matters lies beyond the end of the file.
 
-        Without it, the page would be taken for something else than it is.
+        Without it, the page would be taken for something else than it is. SubIFDs that nobody
+        can mean are refused too: tifffile would look for a page at each of them.
         """
         size = self._file.size
         for tag in _CHECKED & ifd.entries.keys():
@@ -194,6 +196,8 @@ class IfdReader:
             length = _SIZES.get(kind, 0) * number
             if length > len(value) and self._next.unpack(value)[0] + length > size:
                 raise self._damaged(ifd.offset, f"has its tag {tag} beyond the end of the file")
+            if tag == _SUBIFDS and (number > _MOST_SUBIFDS or kind not in _POINTERS):
+                raise self._damaged(ifd.offset, f"claims {number} SubIFDs of type {kind}")
 
     def layout(self, ifd: Ifd) -> tuple[tuple[int, int, int, bytes], ...]:
         """Return a value that is equal for pages that are decoded alike."""
@@ -220,6 +224,48 @@ class IfdReader:
         if offsets is None or counts is None:
             raise self._damaged(ifd.offset, "does not say where its pixels are")
         return offsets, counts
+
+    def number(self, ifd: Ifd, tag: int, default: int | None = None) -> int | None:
+        """Return the number of a tag, `default` where it is not there.
+
+        None where it holds several that are not all the same, or none that is a whole number.
+        """
+        entry = ifd.entries.get(tag)
+        if entry is None:
+            return default
+        kind, count, value = entry
+        if kind not in _INTEGERS:
+            return None
+        if count == 1:
+            return int.from_bytes(value[: _SIZES[kind]], self._order)
+        found = self._integers(ifd, tag)
+        return int(found[0]) if len(found) and (found == found[0]).all() else None
+
+    def text(self, ifd: Ifd, tag: int) -> str:
+        """Return the text of a tag, "" where it is not there or no text."""
+        kind, number, value = ifd.entries.get(tag, (2, 0, b""))
+        if kind not in (1, 2, 7):
+            return ""
+        if number > len(value):
+            start = self._next.unpack(value)[0]
+            value = self._file.read(start, min(number, max(0, self._file.size - start)))
+        data = value[:number].rstrip(b"\0")
+        try:
+            return data.decode()
+        except UnicodeDecodeError:
+            return data.decode("cp1252", "replace")
+
+    def fraction(self, ifd: Ifd, tag: int) -> tuple[int, int] | None:
+        """Return numerator and denominator of a tag, None where it is not there."""
+        kind, number, value = ifd.entries.get(tag, (0, 0, b""))
+        if kind != 5 or number != 1:
+            return None
+        if len(value) < 8:
+            value = self._file.read(self._next.unpack(value)[0], 8)
+        if len(value) < 8:
+            return None
+        above, below = struct.unpack(self.order + "II", value[:8])
+        return above, below
 
     def subifds(self, ifd: Ifd) -> list[int]:
         """Return the offsets of the directories below a page."""

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from bioio_tk.backends._file import RandomFile
 from bioio_tk.backends._tiff_files import TiffHandle, plain_uuid
 from bioio_tk.backends._tiff_layers import Find, Layer, missing
 from bioio_tk.backends._tiff_segments import Page, Recipe
@@ -52,11 +53,12 @@ class FileSet:
         self.folder = path.parent
         self.notes: list[str] = []
         self._handles: dict[str, TiffHandle] = {}
-        with path.open("rb") as file:
-            head = file.read(512).lstrip(b"\xef\xbb\xbf \t\r\n")
-        self.only_xml = head.startswith(b"<")
-        if not self.only_xml:
-            self.handle(path.name)
+        file = RandomFile(path)
+        self.only_xml = file.read(0, 512).lstrip(b"\xef\xbb\xbf \t\r\n").startswith(b"<")
+        if self.only_xml:
+            file.close()
+        else:
+            self._handles[path.name] = TiffHandle(path, file)
 
     @property
     def own(self) -> TiffHandle:
@@ -128,6 +130,8 @@ class FileSet:
         return self._document(name)
 
     def _document(self, name: str) -> str | None:
+        if name in self._handles:
+            return self._description(name)
         path = self.folder / name
         with path.open("rb") as file:
             head = file.read(512)
@@ -139,6 +143,9 @@ class FileSet:
                 if len(data) > _LONGEST_XML:
                     raise FormatError(f"{str(path)!r} is too long for an OME-XML document")
                 return data.decode("utf-8", "replace")
+        return self._description(name)
+
+    def _description(self, name: str) -> str | None:
         text = self.handle(name).description
         start = text[:4096]
         return text if "<OME" in start or ":OME" in start else None
@@ -179,7 +186,10 @@ class _Names:
         self._root = plain_uuid(document.root_uuid)
         self._found: dict[tuple[str | None, str | None], str | None] = {}
         self._named = {
-            data.file_name for image in document.images for data in image.tiff_data if data.file_name
+            data.file_name
+            for image in document.images
+            for data in image.tiff_data
+            if data.file_name
         }
 
     @cached_property
@@ -282,9 +292,7 @@ def _image(
     return Image(_spec(image, kept, samples, channels), kept), max(after, taken)
 
 
-def _spec(
-    image: OmeImage, layers: tuple[Layer, ...], samples: int, channels: int
-) -> ImageSpec:
+def _spec(image: OmeImage, layers: tuple[Layer, ...], samples: int, channels: int) -> ImageSpec:
     described = [Channel(c.name, c.color) for c in image.channels for _ in range(c.samples)]
     count = channels * samples
     if len(described) < count and len(image.channels) == channels:
@@ -314,9 +322,7 @@ def _first_page(image: OmeImage, resolve: _Names, files: FileSet, after: int) ->
             f"none of the files that {str(files.path)!r} names for its image is in its folder"
         )
     if files.only_xml:
-        raise UnsupportedError(
-            f"{str(files.path)!r} names no TIFF; only OME-TIFF can be read here"
-        )
+        raise UnsupportedError(f"{str(files.path)!r} names no TIFF; only OME-TIFF can be read here")
     if after >= len(files.own.chain):
         raise FormatError(f"it has no TiffData, and image {image.name!r} finds no page left")
     return files.own.page(after)
@@ -330,11 +336,16 @@ def _compare(recipe: Recipe, image: OmeImage, notes: list[str]) -> None:
             f"{recipe.width} x {recipe.length}: the TIFF is right"
         )
     claimed = image.stored_dtype or from_ome_type(image.type)
-    if claimed is not None and claimed != recipe.dtype and recipe.dtype.name not in (
-        "float16",
-        "bool",
-        "int64",
-        "uint64",
+    if (
+        claimed is not None
+        and claimed != recipe.dtype
+        and recipe.dtype.name
+        not in (
+            "float16",
+            "bool",
+            "int64",
+            "uint64",
+        )
     ):
         notes.append(
             f"the OME-XML says {image.type} pixels, the TIFF has {recipe.dtype.name}: the TIFF is "
@@ -390,7 +401,9 @@ def _map(  # noqa: PLR0913
             planes.uuids[name] = plain_uuid(data.uuid) or ""
         at = _start(data, sizes, strides)
         if at is None:
-            notes.append(f"a TiffData element speaks of a plane that does not exist ({_place(data)})")
+            notes.append(
+                f"a TiffData element speaks of a plane that does not exist ({_place(data)})"
+            )
             continue
         ifd = data.ifd or 0
         for n in _count(data, planes.files, name, total - at):
@@ -458,7 +471,11 @@ def _resolutions(layers: list[Layer], notes: list[str]) -> tuple[Layer, ...]:
     for layer in layers[1:]:
         above, this = kept[-1].recipe, layer.recipe
         smaller = this.width <= above.width and this.length <= above.length
-        alike = (this.dtype, this.samples, this.planes) == (above.dtype, above.samples, above.planes)
+        alike = (this.dtype, this.samples, this.planes) == (
+            above.dtype,
+            above.samples,
+            above.planes,
+        )
         if smaller and alike:
             kept.append(layer)
         else:

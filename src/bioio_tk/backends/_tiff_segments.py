@@ -71,7 +71,9 @@ class Recipe:
         self.dtype = np.dtype(page.dtype).newbyteorder("=")
         if self.dtype.kind not in "buifc":
             raise UnsupportedError(f"pixels of type {self.dtype} cannot be read")
-        if 0 in page.shaped or self.planes * self.samples > _MOST_SAMPLES:
+        shape: tuple[Any, ...] = page.shaped  # a tag of the wrong type makes a float of a size
+        whole = all(isinstance(n, (int, np.integer)) and n > 0 for n in shape)
+        if not whole or self.planes * self.samples > _MOST_SAMPLES:
             raise DamagedFileError(
                 f"a page claims to be {self.width} x {self.length} pixels of "
                 f"{self.planes * self.samples} samples"
@@ -98,7 +100,8 @@ class Recipe:
             shape = (page.tiledepth, page.tilelength, page.tilewidth)
         else:
             shape = (1, page.rowsperstrip, self.width)
-        if min(shape) < 1 or max(shape) > 1 << 31:
+        whole = all(isinstance(n, (int, np.integer)) for n in shape)
+        if not whole or min(shape) < 1 or max(shape) > 1 << 31:
             raise DamagedFileError(f"a page claims tiles or strips of {shape[1:]} pixels")
         return shape
 
@@ -108,7 +111,6 @@ class Recipe:
         plain = (
             page.fillorder == 1
             and page.sampleformat != 5  # complex integers
-            and isinstance(page.bitspersample, int)
             and page.bitspersample == stored.itemsize * 8
             and stored.kind != "b"
             and not page.is_subsampled
@@ -233,7 +235,8 @@ class Recipe:
             found = pixels[d : d + 1, local, inside, samples]
             same = found.dtype.newbyteorder("=") == self.dtype or self.dtype == bool
             if not same or found.shape[1:] != target.shape:
-                raise self._damaged(page, segment, f"gives {pixels.shape[1:]} {pixels.dtype} pixels")
+                what = f"gives {pixels.shape[1:]} {pixels.dtype} pixels"
+                raise self._damaged(page, segment, what)
             target[...] = found[0]
 
     def _decode_straight(  # noqa: PLR0913

@@ -43,6 +43,31 @@ def read_series(handle: TiffHandle) -> list[Image]:
     return images
 
 
+def read_single(handle: TiffHandle) -> Image | None:
+    """Return the image of a file that is one plain page, None where there is more to it."""
+    if handle.single() is None:
+        return None
+    page = handle.page_at(handle.ifd.offset)
+    alone: Steps = ((1, 0),)
+    layer = Layer(page.recipe, lambda _: page, alone, alone, alone)
+    unit = handle.ifds.integers(handle.ifd, (296,))
+    size = _tag_size(
+        _INCH if unit is None else int(unit[0]),
+        handle.ifds.fraction(handle.ifd, 282),
+        handle.ifds.fraction(handle.ifd, 283),
+    )
+    recipe = page.recipe
+    return Image(
+        ImageSpec(
+            dtype=recipe.dtype,
+            levels=(layer.level,),
+            samples=recipe.samples * recipe.planes,
+            physical_size=size,
+        ),
+        (layer,),
+    )
+
+
 def _split(series: TiffPageSeries) -> list[list[TiffPageSeries]]:
     """Return the levels of a series; where nothing says that they are, each is an image."""
     images: list[list[TiffPageSeries]] = []
@@ -226,7 +251,7 @@ def _physical_size(handle: TiffHandle, series: TiffPageSeries) -> PhysicalSize:
                 return PhysicalSize(found, found)
         if tif.is_imagej:
             return _imagej_size(handle, series)
-        return _tag_size(series.keyframe)
+        return _page_size(series.keyframe)
     except Exception:  # a size that cannot be understood is a size that is not known
         return PhysicalSize()
 
@@ -245,9 +270,9 @@ def _imagej_size(handle: TiffHandle, series: TiffPageSeries) -> PhysicalSize:
     meta = handle.tif.imagej_metadata or {}
     unit = str(meta.get("unit", "")).encode("latin-1", "ignore").decode("unicode_escape")
     if not unit or unit.lower() in ("pixel", "pixels"):
-        return _tag_size(series.keyframe)
+        return _page_size(series.keyframe)
     symbol = length_unit(unit)
-    x, y = (_per_unit(series.keyframe, tag) for tag in (282, 283))
+    x, y = (_per_unit(series.keyframe.tags.valueof(tag)) for tag in (282, 283))
     return PhysicalSize(
         None if x is None else _length(1 / x, symbol),
         None if y is None else _length(1 / y, symbol),
@@ -255,9 +280,14 @@ def _imagej_size(handle: TiffHandle, series: TiffPageSeries) -> PhysicalSize:
     )
 
 
-def _tag_size(page: Any) -> PhysicalSize:
-    unit = page.tags.valueof(296, _INCH)
-    x, y = (_per_unit(page, tag) for tag in (282, 283))
+def _page_size(page: Any) -> PhysicalSize:
+    tags = page.tags
+    return _tag_size(tags.valueof(296, _INCH), tags.valueof(282), tags.valueof(283))
+
+
+def _tag_size(unit: Any, across: Any, down: Any) -> PhysicalSize:
+    """Return the size of a pixel from ResolutionUnit, XResolution and YResolution."""
+    x, y = _per_unit(across), _per_unit(down)
     if x is None or y is None or unit not in (_CENTIMETER, _INCH):
         return PhysicalSize()
     if unit == _INCH and round(x) in _PRINT_DPI:
@@ -266,8 +296,7 @@ def _tag_size(page: Any) -> PhysicalSize:
     return PhysicalSize(_length(unit_um / x, "µm"), _length(unit_um / y, "µm"))
 
 
-def _per_unit(page: Any, tag: int) -> float | None:
-    value = page.tags.valueof(tag)
+def _per_unit(value: Any) -> float | None:
     if value is None or not value[0] or not value[1]:
         return None
     return float(value[0] / value[1])

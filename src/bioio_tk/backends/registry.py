@@ -79,7 +79,7 @@ def for_reading(path: Path, name: str | None = None) -> Backend:
         No backend recognises its content.
     """
     try:
-        with path.open("rb") as file:
+        with open(path, "rb", buffering=0) as file:  # noqa: PTH123 (each call counts here)
             head = file.read(_HEAD)
     except FileNotFoundError:
         raise FileNotFoundError(f"there is no file {str(path)!r}") from None

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from bioio_tk.core.spec import Address, ImageSpec
 
 
+_PAGES_TO_CHECK = 64
 _TO_KEEP = 1 << 26
 """Bytes of a decoded tile up to which it is worth keeping for the next request."""
 
@@ -48,13 +49,18 @@ class TiffSource:
             try:
                 images, found = _tiff_ome.read_images(self._files, xml)
             except FormatError as exc:
-                if self._files.only_xml or isinstance(exc, (_tiff_ome.OutsideError, DamagedFileError)):
+                if self._files.only_xml or isinstance(
+                    exc, (_tiff_ome.OutsideError, DamagedFileError)
+                ):
                     raise
                 notes.append(f"the OME-XML is not usable, the TIFF's own structure is: {exc}")
                 xml = None
             else:
                 return images, xml, (*notes, *found)
         handle = self._files.own
+        single = _tiff_series.read_single(handle)
+        if single is not None:
+            return [single], xml, tuple(notes)
         _refuse_cut_off(handle)
         return _tiff_series.read_series(handle), xml, tuple(notes)
 
@@ -126,6 +132,8 @@ def _refuse_cut_off(handle: TiffHandle) -> None:
     chain, broken = handle.chain, handle.ifds.broken
     if handle.file.size >= 1 << 32 and (handle.tif.is_ndpi or handle.tif.is_lsm):
         return  # their directories have a format of their own beyond 4 GB
+    for offset in chain[:_PAGES_TO_CHECK].tolist():
+        handle.ifds.check(handle.ifds.read(offset))
     if broken:
         raise DamagedFileError(
             f"{str(handle.path)!r} is cut off: {broken} ({len(chain)} before it)"
