@@ -299,6 +299,7 @@ CTRL_C = """
     from bioio_tk import BioWriter
     from bioio_tk.backends.tiff_write import TiffSink
 
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a background job ignores it
     real, calls = TiffSink.encode_tile, []
 
     def encode(self, at, tile):

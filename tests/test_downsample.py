@@ -82,14 +82,9 @@ def expect_median(pixels: list[Any], dtype: np.dtype[Any]) -> Any:
 def key(p: Any) -> Any:
     """A sort key: NaN after everything, complex numbers by real part, then imaginary part."""
     v = p.item()
-    if isinstance(v, complex):
-        return (
-            is_nan(v.real),
-            0.0 if is_nan(v.real) else v.real,
-            is_nan(v.imag),
-            0.0 if is_nan(v.imag) else v.imag,
-        )
-    return (is_nan(v), 0 if is_nan(v) else v)
+    if is_nan(v):
+        return (True, 0.0, 0.0)
+    return (False, v.real, v.imag) if isinstance(v, complex) else (False, v, 0.0)
 
 
 def expect_mode(pixels: list[Any], dtype: np.dtype[Any]) -> Any:

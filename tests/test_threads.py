@@ -19,6 +19,14 @@ from bioio_tk.errors import SpecError
 WAIT = 20  # seconds until a test that hangs gives up; nothing is measured
 
 
+@pytest.fixture
+def ctrl_c():
+    """Let SIGINT raise KeyboardInterrupt here; a shell's background job ignores it."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield lambda: os.kill(os.getpid(), signal.SIGINT)
+    signal.signal(signal.SIGINT, before)
+
+
 class Panic(BaseException):
     """What some extension modules raise: no Exception."""
 
@@ -155,14 +163,14 @@ def test_ctrl_c_in_the_caller_stops_the_helpers_and_comes_before_other_errors():
     assert len(begun) < 1000
 
 
-def test_ctrl_c_while_the_caller_waits_is_raised_once_the_helper_has_ended():
+def test_ctrl_c_while_the_caller_waits_is_raised_once_the_helper_has_ended(ctrl_c):
     meet, ended = Meeting(2), threading.Event()
 
     def work(_):
         meet()
         if on_a_helper():
             time.sleep(0.1)  # the caller has ended its own item and waits for this one
-            os.kill(os.getpid(), signal.SIGINT)
+            ctrl_c()
             time.sleep(0.1)
             ended.set()
 
@@ -171,7 +179,7 @@ def test_ctrl_c_while_the_caller_waits_is_raised_once_the_helper_has_ended():
     assert ended.is_set()
 
 
-def test_a_second_ctrl_c_does_not_wait():
+def test_a_second_ctrl_c_does_not_wait(ctrl_c):
     meet, release = Meeting(2), threading.Event()
 
     def work(_):
@@ -179,7 +187,7 @@ def test_a_second_ctrl_c_does_not_wait():
         if on_a_helper():
             for _ in range(2):
                 time.sleep(0.1)
-                os.kill(os.getpid(), signal.SIGINT)
+                ctrl_c()
             release.wait(WAIT)
 
     try:

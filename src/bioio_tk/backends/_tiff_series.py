@@ -50,9 +50,8 @@ def read_single(handle: TiffHandle) -> Image | None:
     page = handle.page_at(handle.ifd.offset)
     alone: Steps = ((1, 0),)
     layer = Layer(page.recipe, lambda _: page, alone, alone, alone)
-    unit = handle.ifds.integers(handle.ifd, (296,))
     size = _tag_size(
-        _INCH if unit is None else int(unit[0]),
+        handle.ifds.number(handle.ifd, 296, _INCH),
         handle.ifds.fraction(handle.ifd, 282),
         handle.ifds.fraction(handle.ifd, 283),
     )
