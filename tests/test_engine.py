@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import threading
 import time
 from collections import Counter
@@ -17,7 +18,7 @@ from bioio_tk.backends.base import Caps
 from bioio_tk.core.index import select
 from bioio_tk.core.spec import Address, ImageSpec, pyramid_levels
 from bioio_tk.engine import read as reading
-from bioio_tk.engine.read import TileCache, read
+from bioio_tk.engine.read import OwnTiles, TileCache, read
 from bioio_tk.engine.scratch import Scratch
 from bioio_tk.engine.write import TileWriter
 
@@ -287,6 +288,47 @@ def test_putting_a_tile_twice_does_not_count_it_twice():
     assert cache._bytes == 10
 
 
+@pytest.fixture
+def shared(monkeypatch):
+    """A cache of its own for the test, in place of the one all readers share."""
+    monkeypatch.setattr(reading, "_shared", TileCache(100))
+    reading._gone.clear()
+    return reading._shared
+
+
+def test_readers_share_the_cache_but_not_their_tiles(shared):
+    one, other = OwnTiles(), OwnTiles()
+    one.put(place(1), tile(1))
+    assert other.get(place(1)) is None
+    other.put(place(1), tile(2))
+    assert (one.get(place(1)) == 1).all()
+    assert (other.get(place(1)) == 2).all()
+    assert shared._bytes == 20
+    one.clear()
+    assert one.get(place(1)) is None
+    assert (other.get(place(1)) == 2).all()
+    assert shared._bytes == 10
+
+
+def test_the_tiles_of_a_forgotten_reader_go_with_the_next_one_that_comes(shared):
+    one, other = OwnTiles(), OwnTiles()
+    for n in range(5):
+        one.put(place(n), tile(n))
+    del one
+    gc.collect()
+    other.put(place(1), tile(1))
+    assert [at for _, at in shared._tiles] == [place(1)]
+    assert shared._bytes == 10
+
+
+def test_a_reader_may_be_forgotten_while_the_cache_is_locked(shared):
+    one = OwnTiles()
+    one.put(place(1), tile(1))
+    with shared._lock:  # the collector runs where it likes
+        del one
+        gc.collect()
+
+
 # ------------------------------------------------------------------ writing: how often
 
 
@@ -391,9 +433,7 @@ def test_what_waits_for_its_other_parts_costs_no_memory_beyond_the_budget(tmp_pa
     for z in range(200):
         write(target, np.s_[0, :, z], z)
     held = list(target._partial.values())
-    bytes_in_memory = sum(
-        room.nbytes for p in held for room in p.rooms if not room.spilled
-    )
+    bytes_in_memory = sum(room.nbytes for p in held for room in p.rooms if not room.spilled)
     assert len(held) == 200
     assert bytes_in_memory <= 1 << 20
     target.flush()

@@ -10,6 +10,7 @@ import pytest
 from images import coded
 
 from bioio_tk import BioReader, BioWriter
+from bioio_tk.engine import read as reading
 from bioio_tk.engine.tiles import Tile
 from bioio_tk.errors import ClosedError, RegionError, SpecError, UnknownFormatError
 
@@ -132,6 +133,15 @@ def test_an_overlap_that_makes_no_sense(reader, overlap):
 def test_an_order_that_names_not_each_axis_once(reader, order):
     with pytest.raises(SpecError, match="must name each of Y, X, Z, C, T once"):
         list(reader.tiles(16, order=order))
+
+
+def test_closing_gives_the_memory_of_decoded_tiles_back(path):
+    before = reading._shared._bytes
+    br = BioReader(path)
+    np.testing.assert_array_equal(br[3:7, 2:5], IMAGE[3:7, 2:5, ..., 0])
+    assert reading._shared._bytes > before
+    br.close()
+    assert reading._shared._bytes <= before
 
 
 # ------------------------------------------------------------------ read()

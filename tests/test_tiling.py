@@ -157,3 +157,14 @@ def test_a_tile_is_no_larger_than_a_small_image_needs(y, x):
         assert n % 16 == 0
         assert n == most or 0 <= n - size < 16
     assert tile[2:] == (1, 1, 1)
+
+
+@given(st.data(), shapes, tiles, st.integers(1, 5))
+def test_rows_walked_abreast_are_the_same_steps_in_another_order(data, shape, tile, abreast):
+    wanted = data.draw(spans(shape))
+    grid = TileGrid(shape, tile)
+    one_by_one = {step.key: step for step in plan(grid, wanted)}
+    steps = list(plan(grid, wanted, abreast))
+    assert len(steps) == len(one_by_one)
+    for step in steps:
+        assert str(step) == str(one_by_one[step.key])

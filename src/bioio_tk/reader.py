@@ -332,10 +332,12 @@ class BioReader(BioBase):
         live = getattr(self, "_live", None)
         if live is not None:
             live.close()
+            self._cache.clear()
 
     def __del__(self) -> None:
-        if not getattr(self, "_closed", True):
-            self.close()
+        live = getattr(self, "_live", None)
+        if live is not None:
+            live.close()  # no more than that: this may run while any lock is held
 
     def __enter__(self) -> BioReader:
         return self

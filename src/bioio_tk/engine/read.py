@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 import threading
-from collections import OrderedDict
+from collections import OrderedDict, deque
+from contextlib import suppress
 from itertools import count, product
 from typing import TYPE_CHECKING, Any
 
@@ -79,6 +80,8 @@ class TileCache:
 
 _shared = TileCache(tiles=4096)
 _numbers = count()
+_gone: deque[int] = deque()
+"""Numbers of readers that were forgotten without close(): their tiles go at the next put()."""
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_shared.reset)
 
@@ -88,6 +91,7 @@ class OwnTiles:
 
     def __init__(self) -> None:
         self._number = next(_numbers)
+        self._used = False
 
     def takes(self, size: int) -> bool:
         """Return whether a tile of `size` bytes would be kept."""
@@ -99,11 +103,29 @@ class OwnTiles:
 
     def put(self, at: Address, tile: NDArray[Any]) -> None:
         """Keep the tile; forget the ones that any reader has not used for longest."""
+        self._used = True
         _shared.put((self._number, at), tile)
+        if _gone:
+            _forget_gone()
 
     def clear(self) -> None:
         """Forget this reader's tiles."""
-        _shared.forget(lambda at: at[0] == self._number)
+        if self._used:
+            self._used = False
+            _shared.forget(lambda at: at[0] == self._number)
+
+    def __del__(self) -> None:
+        # may run anywhere, also in a thread that holds the lock of the cache just now
+        if self._used:
+            _gone.append(self._number)
+
+
+def _forget_gone() -> None:
+    numbers = set()
+    with suppress(IndexError):  # empty, or another thread was faster
+        while True:
+            numbers.add(_gone.popleft())
+    _shared.forget(lambda at: at[0] in numbers)
 
 
 def read(

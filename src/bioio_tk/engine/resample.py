@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from bioio_tk.core.index import select
-from bioio_tk.engine.copy import cheap_parts, cut, windows
+from bioio_tk.engine.copy import cheap_parts, cut, pieces, windows
 from bioio_tk.engine.pool import run
 from bioio_tk.engine.read import read
 
@@ -19,6 +19,9 @@ if TYPE_CHECKING:
     from bioio_tk.backends.base import Source
     from bioio_tk.core.region import Slices5
     from bioio_tk.engine.copy import Progress
+
+_PIECE = (1024, 1024, 1, 1, 1)
+"""What is shrunk at a time: it fits into the CPU's cache."""
 
 
 def area_mean(
@@ -74,16 +77,22 @@ def area_mean(
 
     def add(box: Slices5) -> None:
         nonlocal done
-        ys, xs, _, cs, _ = box
-        picked = slice(channels.start + cs.start, channels.start + cs.stop)
-        where = select((ys, xs, z, picked, t), full.shape)
+        picked = slice(channels.start + box[3].start, channels.start + box[3].stop)
+        where = select((box[0], box[1], z, picked, t), full.shape)
         pixels = read(source, image, level, where, workers=split.workers)
-        rows, down = _weights(ys, height, size[0])
-        columns, across = _weights(xs, width, size[1])
-        for number in range(cs.stop - cs.start):
-            part = down @ _real(pixels[:, :, 0, number, 0]) @ across.T
+        for part in pieces(box, _PIECE):
+            y, x, c = part[0], part[1], part[3].start
+            piece = pixels[
+                y.start - box[0].start : y.stop - box[0].start,
+                x.start - box[1].start : x.stop - box[1].start,
+                0,
+                c - box[3].start,
+                0,
+            ]
+            rows, flat = _shrunk(_real(piece), y.start, height, size[0])
+            columns, small = _shrunk(np.ascontiguousarray(flat.T), x.start, width, size[1])
             with lock:
-                out[rows, columns, cs.start + number] += part
+                out[rows, columns, c] += small.T
         with lock:
             done += pixels.nbytes
             if progress is not None:
@@ -102,15 +111,28 @@ def _real(pixels: NDArray[Any]) -> NDArray[np.float32]:
     return plain
 
 
-def _weights(span: slice, size: int, bins: int) -> tuple[slice, NDArray[np.float32]]:
-    """Return which of `bins` equal parts of an axis a span touches, and how its pixels add to them.
+def _shrunk(
+    pixels: NDArray[np.float32], start: int, size: int, bins: int
+) -> tuple[slice, NDArray[np.float32]]:
+    """Return which of `bins` equal parts of the first axis pixels touch, and what they add to each.
 
-    >>> _weights(slice(0, 3), 3, 2)[1].round(2).tolist()
-    [[0.67, 0.33, 0.0], [0.0, 0.33, 0.67]]
+    A pixel on the border of two parts adds to both. (A matrix product would be shorter, but runs
+    on threads of its own, which fight with ours.)
+
+    >>> _shrunk(np.array([[3.0], [6.0], [9.0]], np.float32), 0, 3, 2)[1].tolist()
+    [[4.0], [8.0]]
     """
     width = size / bins
-    first, last = int(span.start / width), min(bins, math.ceil(span.stop / width))
-    pixels = np.arange(span.start, span.stop)
-    edges = np.arange(first, last)[:, None] * width
-    share = np.minimum(pixels + 1, edges + width) - np.maximum(pixels, edges)
-    return slice(first, last), (np.maximum(share, 0) / width).astype(np.float32)
+    stop = start + len(pixels)
+    first, last = int(start / width), min(bins, math.ceil(stop / width))
+    out = np.empty((last - first, *pixels.shape[1:]), np.float32)
+    for number in range(first, last):
+        low = max(number * width, start) - start
+        high = max(low, min((number + 1) * width, stop) - start)
+        a, b = int(low), min(math.ceil(high), len(pixels))
+        total = pixels[a:b].sum(axis=0, out=out[number - first])
+        if b > a:
+            total -= np.float32(low - a) * pixels[a]
+            total -= np.float32(b - high) * pixels[b - 1]
+    out *= np.float32(1 / width)
+    return slice(first, last), out

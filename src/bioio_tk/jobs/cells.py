@@ -134,10 +134,11 @@ class _Waves:
         ]
 
     def __call__(self, y: NDArray[Any], x: NDArray[Any]) -> NDArray[np.float32]:
-        total = np.zeros(np.broadcast_shapes(y.shape, x.shape))
+        total: NDArray[np.float64] = np.zeros(np.broadcast_shapes(y.shape, x.shape))
         for along_y, along_x, phase in self._parts:
             total += np.sin(along_y * y + along_x * x + phase)
-        return (total * (1.4 / len(self._parts) ** 0.5)).astype(np.float32)
+        total *= 1.4 / math.sqrt(len(self._parts))
+        return total.astype(np.float32)
 
 
 def _density(waves: NDArray[np.float32]) -> NDArray[np.float32]:
