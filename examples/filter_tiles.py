@@ -1,4 +1,4 @@
-"""Smooth an image of any size tile by tile, without seams: `python filter_tiles.py in.tif out.ome.tif`."""
+"""Smooth an image of any size without seams: `python filter_tiles.py in.tif out.ome.tif`."""
 
 from __future__ import annotations
 

@@ -45,48 +45,48 @@ class BioBase:
         self._set("shape", value)
 
     @property
-    def Y(self) -> int:  # noqa: N802 (the field's name)
+    def Y(self) -> int:
         """Height of a plane in pixels."""
         return self.shape[0]
 
     @Y.setter
-    def Y(self, value: int) -> None:  # noqa: N802
+    def Y(self, value: int) -> None:
         self._set("Y", value)
 
     @property
-    def X(self) -> int:  # noqa: N802
+    def X(self) -> int:
         """Width of a plane in pixels."""
         return self.shape[1]
 
     @X.setter
-    def X(self, value: int) -> None:  # noqa: N802
+    def X(self, value: int) -> None:
         self._set("X", value)
 
     @property
-    def Z(self) -> int:  # noqa: N802
+    def Z(self) -> int:
         """Number of focal planes."""
         return self.shape[2]
 
     @Z.setter
-    def Z(self, value: int) -> None:  # noqa: N802
+    def Z(self, value: int) -> None:
         self._set("Z", value)
 
     @property
-    def C(self) -> int:  # noqa: N802
+    def C(self) -> int:
         """Number of channels; the samples of RGB count as channels."""
         return self.shape[3]
 
     @C.setter
-    def C(self, value: int) -> None:  # noqa: N802
+    def C(self, value: int) -> None:
         self._set("C", value)
 
     @property
-    def T(self) -> int:  # noqa: N802
+    def T(self) -> int:
         """Number of time points."""
         return self.shape[4]
 
     @T.setter
-    def T(self, value: int) -> None:  # noqa: N802
+    def T(self, value: int) -> None:
         self._set("T", value)
 
     y, x, z, c, t = Y, X, Z, C, T

@@ -80,7 +80,9 @@ def _padded(
     return padded
 
 
-def _positions(start: int, count: int, size: int, *, mirrored: bool) -> tuple[list[int], list[bool]]:
+def _positions(
+    start: int, count: int, size: int, *, mirrored: bool
+) -> tuple[list[int], list[bool]]:
     """Return for each of `count` positions the pixel that fills it, and whether it is inside."""
     inside = [0 <= p < size for p in range(start, start + count)]
     if mirrored:  # ... 1 0 | 0 1 2 | 2 1 ...

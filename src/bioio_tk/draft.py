@@ -232,7 +232,9 @@ def color(value: Any) -> tuple[int, int, int, int] | None:
     if len(parts) == 3:
         parts = (*parts, 255)
     if len(parts) != 4 or any(not 0 <= int(p) <= 255 for p in parts):
-        raise SpecError(f"colour {value!r}: give (red, green, blue[, alpha]), 0 to 255, or '#rrggbb'")
+        raise SpecError(
+            f"colour {value!r}: give (red, green, blue[, alpha]), 0 to 255, or '#rrggbb'"
+        )
     red, green, blue, alpha = (int(p) for p in parts)
     return (red, green, blue, alpha)
 

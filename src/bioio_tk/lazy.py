@@ -58,9 +58,7 @@ class LazyArray:
     def dims(self) -> str:
         """Names of the axes that are left, e.g. ``"CYX"``."""
         return "".join(
-            axis
-            for axis, p in zip(self._dims, self._picks, strict=True)
-            if not isinstance(p, int)
+            axis for axis, p in zip(self._dims, self._picks, strict=True) if not isinstance(p, int)
         )
 
     @property
@@ -110,7 +108,7 @@ class LazyArray:
         for axis, item in zip(open_axes, items, strict=True):
             picks[axis] = _pick_more(self._dims[axis], picks[axis], item)
         view = object.__new__(LazyArray)
-        view._reader, view._dims, view._picks = self._reader, self._dims, tuple(picks)  # noqa: SLF001
+        view._reader, view._dims, view._picks = self._reader, self._dims, tuple(picks)
         return view
 
     def compute(self) -> NDArray[Any]:

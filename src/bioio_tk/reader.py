@@ -391,7 +391,7 @@ class BioReader(BioBase):
             return ome.to_ome(ome.document(images, metadata=xml))
         return ome.to_ome(xml)
 
-    def _set(self, name: str, value: Any) -> None:  # noqa: ARG002
+    def _set(self, name: str, value: Any) -> None:
         raise ReadOnlyError(f"{name} of a BioReader cannot be set: it is what the file says")
 
 

@@ -137,7 +137,7 @@ class Target:
         )
 
     def _lock(self, fd: int) -> None:
-        if fcntl is None:
+        if os.name == "nt":
             return
         try:
             fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -176,8 +176,7 @@ def move_new(source: Path, path: Path) -> None:
         os.link(source, path)
     except FileExistsError:
         raise TargetExistsError(
-            f"{str(path)!r} has come into being meanwhile; the new image is kept in "
-            f"{str(source)!r}"
+            f"{str(path)!r} has come into being meanwhile; the new image is kept in {str(source)!r}"
         ) from None
     except (OSError, AttributeError):  # a file system without hard links
         if path.exists():

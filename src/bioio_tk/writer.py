@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import threading
 import warnings
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -71,7 +71,8 @@ class BioWriter(BioBase):
         True adds smaller resolutions until a plane fits into 256 pixels; a number is that of all
         resolutions, the full one included.
     downsample : str
-        How pixels are joined: ``"mean"``, ``"nearest"``, ``"mode"`` (labels), ``"median"``, ``"max"``.
+        How pixels are joined: ``"mean"``, ``"nearest"``, ``"mode"`` (for labels), ``"median"`` or
+        ``"max"``.
     cast : str, optional
         Convert pixels of another type: ``"exact"`` (raise where a value does not fit), ``"clip"``,
         ``"scale"`` or ``"wrap"``. By default another type is an error.
@@ -97,7 +98,7 @@ class BioWriter(BioBase):
     ...     bw[:256, :256, 0, 0, 0] = corner
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913
         self,
         file_path: str | os.PathLike[str],
         max_workers: int | None = None,
@@ -168,6 +169,8 @@ class BioWriter(BioBase):
 
     def _fit_channels(self) -> None:
         # a copied header may name more or fewer channels than the new image has
+        if "samples_per_pixel" not in self._given and self._draft.shape[3] % self._draft.samples:
+            self._draft.samples = 1
         count, draft, given = self._draft.shape[3], self._draft, self._given
         for what in ("channel_names", "channel_colors"):
             values = getattr(draft, what)
@@ -191,7 +194,13 @@ class BioWriter(BioBase):
         self._write(select(key, self.shape), value)
 
     def write(
-        self, image5d: Any, X: Any = None, Y: Any = None, Z: Any = None, C: Any = None, T: Any = None
+        self,
+        image5d: Any,
+        X: Any = None,
+        Y: Any = None,
+        Z: Any = None,
+        C: Any = None,
+        T: Any = None,
     ) -> None:
         """Write an array at a place.
 
@@ -373,10 +382,8 @@ class BioWriter(BioBase):
         return self._sink
 
     def _let_go(self) -> None:
-        try:
+        with suppress(OSError, BioIOError):  # there is an error already: the one to report
             self._live_sink.close()
-        except (OSError, BioIOError):
-            pass  # there is an error already, and it is the one to report
 
     def __enter__(self) -> BioWriter:
         return self

@@ -26,10 +26,10 @@ _MOST_TAGS = 4096
 _AHEAD = 1 << 16
 
 # what a page's pixels look like: two pages that agree in these are decoded alike
-_LAYOUT = frozenset(
-    (256, 257, 258, 259, 262, 266, 277, 278, 284, 292, 317, 322, 323, 338, 339, 347, 529, 530, 532)
-    + (32997, 32998, 34712, 42113)
-)
+_LAYOUT = frozenset((
+    256, 257, 258, 259, 262, 266, 277, 278, 284, 292, 317, 322, 323, 338, 339, 347, 529, 530, 532,
+    32997, 32998, 34712, 42113,
+))  # fmt: skip
 # what says how pages belong together: descriptions, SubIFDs, and the private tags of vendors
 _MEANING = frozenset((270, 330, 33628, 33629, 33630, 33631, 34412, 50838, 50839, 51123, 65426))
 _CHECKED = _LAYOUT | _MEANING

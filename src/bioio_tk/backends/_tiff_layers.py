@@ -83,7 +83,7 @@ class Layer:
             self._fill_odd(page, corner, plane, want, out[..., 0])
 
     def fill_planes(self, planes: list[tuple[int, int, int]], out: NDArray[Any]) -> bool:
-        """Fill `out` (n, y, x) with whole raw planes, those that are neighbours in the file at once.
+        """Fill `out` (n, y, x) with whole raw planes, neighbours in the file at once.
 
         Returns False, and leaves `out` in any state, where they are not all stored so plainly.
         """

@@ -133,7 +133,7 @@ _BIG = _Flavour(struct.pack("<2sHHHQ", b"II", 43, 8, 0, 16), "<Q", "<HHQ", 20, 8
 
 class _Value(NamedTuple):
     kind: int
-    count: int
+    count: int  # type: ignore[assignment]  # it hides tuple.count, which nobody calls
     size: int
     data: bytes  # empty for a table, which lies elsewhere
 
@@ -218,7 +218,9 @@ def lay_out(
                     if value:
                         fills.append((spots[-2], entry * (planes * count)))
             row.append(
-                Table(tiles, count, page.across, flavour.width, *spots, _between(count, flavour))
+                Table(
+                    tiles, count, page.across, flavour.width, *spots[:4], _between(count, flavour)
+                )
             )
             tiles += planes * count
         tables.append(tuple(row))

@@ -374,7 +374,7 @@ def _strides(order: str, sizes: dict[str, int]) -> tuple[dict[str, int], int]:
     return strides, total
 
 
-def _map(  # noqa: PLR0913
+def _map(
     image: OmeImage,
     resolve: _Names,
     planes: _Planes,

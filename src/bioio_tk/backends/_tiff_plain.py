@@ -23,11 +23,11 @@ _BITS = {"u": (8, 16, 32, 64), "i": (8, 16, 32, 64), "f": (16, 32, 64), "c": (64
 _GRAY_RGB_PALETTE = (0, 1, 2, 3)
 
 # Everything a plain page may carry. A tag that is not here may change the meaning of others.
-_KNOWN = frozenset(
-    (254, 256, 257, 258, 259, 262, 266, 269, 270, 271, 272, 273, 274, 277, 278, 279, 280, 281)
-    + (282, 283, 284, 285, 296, 297, 305, 306, 315, 316, 317, 320, 322, 323, 324, 325, 330, 338)
-    + (339, 33432, 65000, 65001)
-)
+_KNOWN = frozenset((
+    254, 256, 257, 258, 259, 262, 266, 269, 270, 271, 272, 273, 274, 277, 278, 279, 280, 281,
+    282, 283, 284, 285, 296, 297, 305, 306, 315, 316, 317, 320, 322, 323, 324, 325, 330, 338,
+    339, 33432, 65000, 65001,
+))  # fmt: skip
 _WRITERS = ("tifffile.py", "bioio_tk", "libvips", "ImageMagick", "OME Bio-Formats")
 
 
@@ -80,7 +80,7 @@ def plain_page(ifds: IfdReader, ifd: Ifd, full: Callable[[], Any]) -> PlainPage 
         and predictor in (1, 2)
         and one(266, 1) == 1
     )
-    if not plain or not width or not length or not samples or not bits:
+    if not plain or not width or not length or not samples or not bits or not compression:
         return None
     tile = (one(323), one(322)) if 322 in ifd.entries else None
     if tile is not None and not all(tile):
@@ -135,6 +135,6 @@ def is_single(ifds: IfdReader, ifd: Ifd, page: PlainPage) -> bool:
         return False
     try:
         shape = json.loads(description)["shape"]
-        return math.prod(shape) == math.prod(page.shaped)
+        return bool(math.prod(shape) == math.prod(page.shaped))
     except (ValueError, TypeError, KeyError, OverflowError):
         return False

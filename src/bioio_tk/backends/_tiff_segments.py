@@ -107,7 +107,7 @@ class Recipe:
 
     def _plain_dtype(self, page: TiffPage) -> np.dtype[Any] | None:
         """Return the pixel type as stored, None where tifffile has to do the unpacking."""
-        stored = np.dtype(page._dtype)  # noqa: SLF001 (the only place that has it)
+        stored = np.dtype(page._dtype)
         plain = (
             page.fillorder == 1
             and page.sampleformat != 5  # complex integers
@@ -208,7 +208,7 @@ class Recipe:
             if first < stop:
                 yield (base + r) * nw + column // width, low, z % depth, slice(first, stop)
 
-    def _fill_decoded(  # noqa: PLR0913
+    def _fill_decoded(
         self,
         page: Page,
         plane: int,
@@ -239,7 +239,7 @@ class Recipe:
                 raise self._damaged(page, segment, what)
             target[...] = found[0]
 
-    def _decode_straight(  # noqa: PLR0913
+    def _decode_straight(
         self,
         data: bytes,
         segment: int,
@@ -315,7 +315,7 @@ class Recipe:
             raise self._damaged(page, segment, "lies beyond the end of the file")
         return data
 
-    def _fill_raw(  # noqa: PLR0913
+    def _fill_raw(
         self,
         page: Page,
         plane: int,
@@ -373,7 +373,7 @@ class Recipe:
             length = min(length, self.length - segment % self._counts[1] * length)
         return depth * length * width * self.samples * self.dtype.itemsize
 
-    def _raw_rows(  # noqa: PLR0913
+    def _raw_rows(
         self, page: Page, segment: int, offset: int, rows: int, row_bytes: int, inside: slice
     ) -> NDArray[Any]:
         """Return rows of the segment, cut to the columns `inside` without their step."""

@@ -99,7 +99,7 @@ def _layers(handle: TiffHandle, series: TiffPageSeries) -> list[Layer]:
     recipe = handle.recipe(keyframe)
     axes, shape = _outer(series)
     steps, positions = _steps(axes, shape)
-    pages = series._pages  # noqa: SLF001 (the list itself: None for missing, one for virtual)
+    pages = series._pages
     expected = int(np.prod(shape, dtype=np.int64))
     if len(pages) == 1 and expected > 1:
         find, recipe = _virtual(handle, series, recipe, expected)

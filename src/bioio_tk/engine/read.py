@@ -10,7 +10,7 @@ from itertools import count, product
 from typing import TYPE_CHECKING, Any
 
 from bioio_tk.core.spec import Address
-from bioio_tk.core.tiling import TileCopy, copy_pixels, plan
+from bioio_tk.core.tiling import TileCopy, TileGrid, copy_pixels, plan
 from bioio_tk.engine import arrays
 from bioio_tk.engine.pool import run
 
@@ -24,6 +24,10 @@ if TYPE_CHECKING:
 
 _SMALL = 1 << 17
 """Bytes below which a tile is not worth handing to another thread."""
+
+
+_MOST_TO_KEEP = 64
+"""Tiles of one request up to which they are kept for the next."""
 
 
 class TileCache:
@@ -150,6 +154,8 @@ def read(
     for n, size in zip(grid.tile, grid.shape, strict=True):
         tile_bytes *= min(n, size)
     keep = cache if cache and source.caps.costly_tiles and cache.takes(tile_bytes) else None
+    if keep is not None and _touched(grid, selection) > _MOST_TO_KEEP:
+        keep = None  # a request as wide as that would drive out what is really wanted again
 
     def copy(step: TileCopy) -> None:
         at = Address(image, level, step.key)
@@ -164,8 +170,17 @@ def read(
 
     if not source.caps.parallel_read or out.nbytes <= _SMALL:
         workers = 1
-    run(copy, plan(grid, selection.spans, abreast=workers), workers, batch=max(1, _SMALL // max(1, tile_bytes)))
+    steps = plan(grid, selection.spans, abreast=workers)
+    run(copy, steps, workers, batch=max(1, _SMALL // max(1, tile_bytes)))
     return selection.flip(out)
+
+
+def _touched(grid: TileGrid, selection: Selection) -> int:
+    """Return about how many tiles hold a wanted pixel."""
+    total = 1
+    for span, n in zip(selection.spans, grid.tile, strict=True):
+        total *= min(len(span), abs(int(span[-1]) - int(span[0])) // n + 2)
+    return total
 
 
 def _read_planes(
@@ -176,7 +191,8 @@ def _read_planes(
     y, x, z, c, t = selection.spans
     height, width = source.images[image].levels[level].shape[:2]
     small = height * width * out.itemsize < _SMALL
-    entire = isinstance(y, range) and isinstance(x, range) and (y, x) == (range(height), range(width))
+    ranges = isinstance(y, range) and isinstance(x, range)
+    entire = ranges and (y, x) == (range(height), range(width))
     if read_planes is None or not small or not entire:
         return False
     where = [(kz, kc, kt) for kt, kc, kz in product(t, c, z)]

@@ -26,9 +26,7 @@ class Room:
 
     __slots__ = ("_map", "array", "nbytes", "start")
 
-    def __init__(
-        self, array: NDArray[Any], pages: mmap.mmap | None = None, start: int = 0
-    ) -> None:
+    def __init__(self, array: NDArray[Any], pages: mmap.mmap | None = None, start: int = 0) -> None:
         self.array = array
         self.nbytes = array.nbytes
         self.start = start
@@ -97,7 +95,10 @@ class Scratch:
 
     def _pages(self, size: int) -> tuple[int, bool, mmap.mmap]:
         if self._file is None:
-            self._file = tempfile.TemporaryFile(dir=self._folder, prefix=".bioio_tk-")
+            # it lives as long as the scratch, and is gone when its last mapping is
+            self._file = tempfile.TemporaryFile(  # noqa: SIM115
+                dir=self._folder, prefix=".bioio_tk-"
+            )
         length = _whole_pages(size)
         starts = self._free.get(length)
         if starts:

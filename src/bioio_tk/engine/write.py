@@ -55,7 +55,7 @@ class _Partial:
                 self._boxes.append(box)
                 self.missing -= math.prod(stop - start for start, stop in box)
                 return self.missing == 0
-            self._map = scratch.room(self.room.array.shape, np.dtype(bool))  # type: ignore[arg-type]
+            self._map = scratch.room(self.room.array.shape, np.dtype(bool))
             for known in self._boxes:
                 self._map.array[tuple(slice(*span) for span in known)] = True
         where = _where(step, self.room.array.shape)

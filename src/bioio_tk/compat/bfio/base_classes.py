@@ -217,7 +217,7 @@ class BioBase(_BioBase):
         return self.metadata
 
     @property
-    def _DIMS(self) -> dict[str, int]:  # noqa: N802
+    def _DIMS(self) -> dict[str, int]:
         return dict(zip(AXES, self.shape, strict=True))
 
 
