@@ -217,11 +217,9 @@ def lay_out(
                     end = _align(end + planes * count * width, 8)
                     if value:
                         fills.append((spots[-2], entry * (planes * count)))
-            row.append(
-                Table(
-                    tiles, count, page.across, flavour.width, *spots[:4], _between(count, flavour)
-                )
-            )
+            at = spots[0], spots[1], spots[2], spots[3]
+            between = _between(count, flavour)
+            row.append(Table(tiles, count, page.across, flavour.width, *at, between))
             tiles += planes * count
         tables.append(tuple(row))
         _fill(block, fields, flavour.width)

@@ -27,10 +27,10 @@ UM_PER_PIXEL = 0.325
 _STAMP = 88  # pixels of the square a cell is drawn in
 _PITCH = 52  # mean distance of cells
 _LOOKS = 24
-_GRID = 8  # slow fields are computed every so many pixels
+_GRID = 16  # slow fields are computed every so many pixels
 _OFFSET, _READ_NOISE, _GAIN = 100.0, 4.0, 2.2
 _NOISE = (1021, 2039)  # size of the noise pattern, which repeats
-_WIDE = 1024
+_WIDE = 2032
 _BRIGHT = (2600.0, 1500.0, 1900.0, 3000.0)
 _GLOW = (35.0, 90.0, 70.0, 45.0)  # out of focus, where there is tissue
 
@@ -172,22 +172,17 @@ def _between(
 ) -> NDArray[np.float32]:
     """Return the values at all pixels of a region from those at the coarse positions."""
     # no matrix product: its last bit depends on the size of the region
-    index, share = _steps(xs)
-    across = coarse[:, index] * (1 - share) + coarse[:, index + 1] * share
-    index, share = _steps(ys)
-    share = share[:, None]
-    fine: NDArray[np.float32] = across[index]
-    fine *= 1 - share
-    below = across[index + 1]
-    below *= share
-    fine += below
+    fine = _stretched(_stretched(coarse, ys).T, xs).T
     return fine
 
 
-def _steps(positions: NDArray[Any]) -> tuple[NDArray[Any], NDArray[np.float32]]:
-    """Return the coarse position before each pixel, and how far it is on the way to the next."""
-    index = positions // _GRID - positions[0] // _GRID
-    return index, ((positions % _GRID) / _GRID).astype(np.float32)
+def _stretched(coarse: NDArray[np.float32], positions: NDArray[Any]) -> NDArray[np.float32]:
+    """Return rows at all positions from those at the coarse ones."""
+    share = (np.arange(_GRID, dtype=np.float32) / _GRID)[:, None]
+    steps = coarse[:-1, None] * (1 - share)
+    steps += coarse[1:, None] * share
+    first = positions[0] % _GRID
+    return steps.reshape(-1, coarse.shape[1])[first : first + len(positions)]
 
 
 def _hash(rows: NDArray[Any], columns: NDArray[Any], salt: int) -> NDArray[np.float64]:
