@@ -172,14 +172,14 @@ def _between(
 ) -> NDArray[np.float32]:
     """Return the values at all pixels of a region from those at the coarse positions."""
     # no matrix product: its last bit depends on the size of the region
-    fine = _stretched(_stretched(coarse, ys).T, xs).T
-    return fine
+    across = _stretched(np.ascontiguousarray(coarse.T), xs)
+    return _stretched(np.ascontiguousarray(across.T), ys)
 
 
 def _stretched(coarse: NDArray[np.float32], positions: NDArray[Any]) -> NDArray[np.float32]:
     """Return rows at all positions from those at the coarse ones."""
     share = (np.arange(_GRID, dtype=np.float32) / _GRID)[:, None]
-    steps = coarse[:-1, None] * (1 - share)
+    steps: NDArray[np.float32] = coarse[:-1, None] * (np.float32(1) - share)
     steps += coarse[1:, None] * share
     first = positions[0] % _GRID
     return steps.reshape(-1, coarse.shape[1])[first : first + len(positions)]
