@@ -343,6 +343,36 @@ def test_a_full_disk_leaves_nothing(tmp_path):
     assert listed(tmp_path) == ["a.tif"]
 
 
+def test_an_error_at_the_very_end_leaves_nothing(tmp_path, monkeypatch):
+    tifffile.imwrite(tmp_path / "a.tif", np.ones((40, 40), "u1"))
+
+    def full(self):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("bioio_tk.backends.tiff_write.TiffSink.finish", full)
+    with pytest.raises(OSError, match="No space"):
+        convert(tmp_path / "a.tif", tmp_path / "b.ome.tif")
+    assert listed(tmp_path) == ["a.tif"]
+
+
+def test_a_target_that_has_come_into_being_meanwhile(tmp_path):
+    tifffile.imwrite(tmp_path / "a.tif", np.ones((40, 40), "u1"))
+    target = tmp_path / "b.ome.tif"
+    with pytest.raises(TargetExistsError, match="is kept in"):
+        convert(tmp_path / "a.tif", target, progress=lambda *_: target.write_bytes(b"precious"))
+    assert target.read_bytes() == b"precious"
+    assert tifffile.imread(partial_path(target)).all()
+
+
+def test_another_writer_is_left_in_peace(tmp_path):
+    tifffile.imwrite(tmp_path / "a.tif", np.ones((40, 40), "u1"))
+    with BioWriter(tmp_path / "b.ome.tif", shape=(32, 32), dtype="u1", tile_size=16) as bw:
+        bw[:16] = 7
+        with pytest.raises(TargetBusyError):
+            convert(tmp_path / "a.tif", tmp_path / "b.ome.tif", overwrite=True)
+    assert tifffile.imread(tmp_path / "b.ome.tif").sum() == 7 * 16 * 32
+
+
 # ------------------------------------------------------------------ how an image is cut
 
 
@@ -373,8 +403,9 @@ sizes = st.tuples(*[st.integers(1, 90)] * 2, *[st.integers(1, 3)] * 3)
     stored=sizes,
     tile=st.tuples(st.integers(1, 90), st.integers(1, 90)),
     workers=st.integers(1, 4),
+    thin=st.booleans(),
 )
-def test_each_source_tile_is_read_once_and_each_pixel_put_once(shape, stored, tile, workers):
+def test_each_source_tile_is_read_once_and_each_pixel_put_once(shape, stored, tile, workers, thin):
     source = Tiles(coded(shape), (*stored[:4], 1))
     out, count = np.zeros(shape, "u2"), np.zeros(shape, "u1")
     target = (*tile, 1, 1, 1)
@@ -385,7 +416,12 @@ def test_each_source_tile_is_read_once_and_each_pixel_put_once(shape, stored, ti
         for part, n in zip(box, target, strict=True):  # no piece crosses a border
             assert part.start // n == (part.stop - 1) // n
 
-    copy(source, 0, 0, put, target, workers=workers)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("bioio_tk.engine.copy._SMALL", 1)  # else so small an image is one window
+        if thin:
+            patch.setattr("bioio_tk.engine.copy._WIDEST", 1000)
+            patch.setattr("bioio_tk.engine.copy._LARGE", 500)
+        copy(source, 0, 0, put, target, workers=workers)
     np.testing.assert_array_equal(out, source.array)
     assert (count == 1).all()
     assert set(source.reads.values()) == {1}
@@ -415,6 +451,22 @@ def test_windows_in_flight_are_bounded(side, stored, tile, itemsize, workers, pa
     one = math.prod(stored) * itemsize  # a tile of the source has to be decoded whole
     assert window * split.at_once <= max(flying, one * 4)
     assert split.at_once * split.workers >= workers
+
+
+@pytest.mark.parametrize(
+    ("stored", "tile", "window"),
+    [
+        ((256, 256), 1024, (1024, 1024)),  # four source tiles make one of the target
+        ((4096, 4096), 1024, (4096, 4096)),
+        ((240, 240), 1024, (960, 960)),  # they never meet: whole source tiles, target in parts
+        ((64, 16384), 1024, (1024, 16384)),  # strips: a band as high as a tile
+        ((13, 16384), 1024, (1014, 16384)),
+        ((64, 64), 64, (512, 1024)),  # small tiles: several at a time
+    ],
+)
+def test_windows_fit_both_grids(stored, tile, window):
+    split = cut((16384, 16384, 1, 1, 1), (*stored, 1, 1, 1), (tile, tile, 1, 1, 1), 2, workers=4)
+    assert split.window == (*window, 1, 1, 1)
 
 
 def test_windows_follow_each_other_in_squares():
@@ -568,19 +620,19 @@ def left_behind(path, image, tiles, **options):
 @pytest.mark.parametrize("compression", ["none", "deflate", "zstd", "lzw", "jpeg2000"])
 @pytest.mark.parametrize("width", [32, 80])
 def test_what_recover_counts_and_fills_up(tmp_path, compression, width):
-    image = coded((64, width, 2, 2, 1)) + np.uint16(1)
+    image = coded((64, width, 2, 2, 2)) + np.uint16(1)
     path = tmp_path / "a.ome.tif"
     across = -(-width // 32)
-    whole = [(y, x, 1, 0, 0) for y in range(2) for x in range(across)]
+    whole = [(y, x, 1, 0, 1) for y in range(2) for x in range(across)]
     left_behind(path, image, [*whole, (1, 0, 0, 1, 0)], compression=compression)
     report = recover(path)
-    assert report.tiles == ((2 * across + 1, 4 * 2 * across),)
-    assert report.complete == ((1, 0, 0),)
-    found = tifffile.imread(path)  # C, Z, Y, X
-    np.testing.assert_array_equal(found[0, 1], image[:, :, 1, 0, 0])
-    np.testing.assert_array_equal(found[1, 0, 32:, :32], image[32:, :32, 0, 1, 0])
-    assert not found[0, 0].any()
-    assert not found[1, 1].any()
+    assert report.tiles == ((2 * across + 1, 8 * 2 * across),)
+    assert report.complete == ((1, 0, 1),)
+    found = tifffile.imread(path)  # T, C, Z, Y, X
+    np.testing.assert_array_equal(found[1, 0, 1], image[:, :, 1, 0, 1])
+    np.testing.assert_array_equal(found[0, 1, 0, 32:, :32], image[32:, :32, 0, 1, 0])
+    found[1, 0, 1] = found[0, 1, 0, 32:, :32] = 0
+    assert not found.any()
     with tifffile.TiffFile(path) as tif:
         assert all(min(page.databytecounts) > 0 for page in tif.pages)
 

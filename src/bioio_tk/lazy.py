@@ -146,7 +146,8 @@ class LazyArray:
             raise BackendMissingError(
                 "to_dask() needs the package 'dask': pip install 'bioio-tk[dask]'"
             ) from exc
-        return da.from_array(
+        from_array: Any = da.from_array
+        return from_array(
             self, chunks=self.chunks if chunks is None else chunks, asarray=True, fancy=False
         )
 

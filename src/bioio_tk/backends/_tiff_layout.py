@@ -217,9 +217,8 @@ def lay_out(
                     end = _align(end + planes * count * width, 8)
                     if value:
                         fills.append((spots[-2], entry * (planes * count)))
-            at = spots[0], spots[1], spots[2], spots[3]
-            between = _between(count, flavour)
-            row.append(Table(tiles, count, page.across, flavour.width, *at, between))
+            at = spots[0], spots[1], spots[2], spots[3], _between(count, flavour)
+            row.append(Table(tiles, count, page.across, flavour.width, *at))
             tiles += planes * count
         tables.append(tuple(row))
         _fill(block, fields, flavour.width)

@@ -139,10 +139,11 @@ def cut(
     sample = z * c * t * itemsize
     # raw rows are read best in long runs; of small tiles several together, each costs a call
     enough = min(_LARGE, budget // workers) if parts else _SMALL
-    while y * x * sample < enough and x < width:
-        x = min(2 * x, width)
-    while y * x * sample < enough and y < height:
-        y = min(2 * y, height)
+    while y * x * sample < enough and (y < height or x < width):
+        if x < width and (parts or x <= y or y == height):
+            x = min(2 * x, width)
+        else:
+            y = min(2 * y, height)
     if y * x * sample > _WIDEST:
         rows = 1 if parts else min(stored[0], height)
         y = min(height, rows * max(1, _LARGE // (rows * x * sample)))

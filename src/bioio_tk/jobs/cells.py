@@ -178,8 +178,8 @@ def _between(
 
 def _stretched(coarse: NDArray[np.float32], positions: NDArray[Any]) -> NDArray[np.float32]:
     """Return rows at all positions from those at the coarse ones."""
-    share = (np.arange(_GRID, dtype=np.float32) / _GRID)[:, None]
-    steps: NDArray[np.float32] = coarse[:-1, None] * (np.float32(1) - share)
+    share = (np.arange(_GRID) / _GRID).astype(np.float32)[:, None]
+    steps: NDArray[np.float32] = coarse[:-1, None] * (1 - share)
     steps += coarse[1:, None] * share
     first = positions[0] % _GRID
     return steps.reshape(-1, coarse.shape[1])[first : first + len(positions)]
