@@ -19,11 +19,12 @@ if TYPE_CHECKING:
 
 def is_needed(page: TiffPage) -> bool:
     """Return whether a page has such pixels."""
+    if page.bitspersample != 24:
+        return False
     from tifffile import TIFF
 
     return bool(
-        page.bitspersample == 24
-        and page.sampleformat in (1, 2)
+        page.sampleformat in (1, 2)
         and page.dtype is not None
         and np.dtype(page.dtype).itemsize == 4
         and page.predictor == 1

@@ -27,11 +27,12 @@ _SHIFT = 16
 
 def is_needed(page: TiffPage) -> bool:
     """Return whether the pixels of a page are YCbCr that is ours to convert."""
+    if page.photometric != _YCBCR:
+        return False
     from tifffile import TIFF
 
     return bool(
-        page.photometric == _YCBCR
-        and page.compression not in _JPEGS
+        page.compression not in _JPEGS
         and page.compression not in TIFF.IMAGE_COMPRESSIONS
         and page.bitspersample == 8
         and page.samplesperpixel == 3
