@@ -543,9 +543,7 @@ def test_reading_back_gives_what_was_written(image: ImageSpec) -> None:
     assert read.notes == ()
     found = read.images[0]
     assert (found.size_y, found.size_x, found.size_z, found.size_c, found.size_t) == image.shape
-    assert found.stored_dtype == (
-        image.dtype.name if image.dtype.name in UNNAMED else None
-    )
+    assert found.stored_dtype == (image.dtype.name if image.dtype.name in UNNAMED else None)
     assert sum(c.samples for c in found.channels) == found.size_c
 
 
