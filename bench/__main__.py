@@ -1,4 +1,4 @@
-"""Command line of the benchmark: ``python -m bench tiff [--only ROW] [--out FILE.md] ...``."""
+"""Command line of the benchmark: ``python -m bench SUITE [--only ROW] [--out FILE.md] ...``."""
 
 from __future__ import annotations
 
@@ -9,20 +9,21 @@ import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from bench import images, report, tiff
+from bench import images, report, tiff, zarr
 from bench.goals import OURS, Outcomes
 from bench.measure import Case, Outcome, alternate, quicker
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-SUITES: dict[str, Any] = {"tiff": tiff}
+SUITES: dict[str, Any] = {"tiff": tiff, "zarr": zarr}
 
 
 def main(argv: list[str] | None = None) -> int:
     """Run a suite, print its tables, and return 0 unless our own pixels were wrong or missing."""
     options = _parser().parse_args(argv)
-    rows = _chosen(SUITES[options.suite].ROWS, options.only)
+    suite = SUITES[options.suite]
+    rows = _chosen(suite.ROWS, options.only)
     if options.list:
         for row in rows:
             print(f"{row.key:14} {row.title}")
@@ -32,7 +33,7 @@ def main(argv: list[str] | None = None) -> int:
         if options.quick:
             case = quicker(case)
         repeats = min(options.repeats, 3) if options.quick else options.repeats
-        heading = report.heading(case, repeats)
+        heading = report.heading(suite, case, repeats)
         results = {}
         for row in rows:
             _say(f"{row.key}: {report.title_of(row, case)}")
@@ -40,7 +41,7 @@ def main(argv: list[str] | None = None) -> int:
             ratio, wanted, met = report.verdict(row, results[row.key][1])
             if wanted:
                 _say(f"  {ratio}   (wanted {wanted})   {met}")
-            text = _compose(heading, results, case)
+            text = _compose(suite, heading, results, case)
             if options.out is not None:  # after every row: a run that is cut short leaves them
                 options.out.write_text(text, encoding="utf-8")
     print(text)
@@ -64,10 +65,10 @@ def _measure(options: argparse.Namespace, row: Any, case: Case, repeats: int) ->
         return {one.label: Outcome(one.label, one.column, failed=reason) for one in row.contestants}
 
 
-def _compose(heading: str, results: dict[str, tuple[Any, Outcomes]], case: Case) -> str:
+def _compose(suite: Any, heading: str, results: dict[str, tuple[Any, Outcomes]], case: Case) -> str:
     parts = [heading]
     if any(key != "ceilings" for key in results):
-        parts.append(report.table(results, case))
+        parts.append(report.table(suite, results, case))
     if "ceilings" in results:
         parts += ["## Ceilings", report.ceilings(results["ceilings"][1], case)]
     if any(key != "ceilings" for key in results):
@@ -76,7 +77,7 @@ def _compose(heading: str, results: dict[str, tuple[Any, Outcomes]], case: Case)
             (
                 "Peak memory is the high-water mark of the contestant's process in its first turn; "
                 "before is what it held just ahead of it (interpreter, imports so far, a writer's "
-                "input image)."
+                "input image), read what it asked the system for (memory maps do not count)."
             ),
             report.details(results),
         ]

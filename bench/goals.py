@@ -54,6 +54,34 @@ def faster_than(column: str, least: float, name: str = "") -> Goal:
     )
 
 
+def faster_than_one(label: str, least: float) -> Goal:
+    """Speed of ours over that of one contestant, by its label."""
+    return Goal(
+        f"≥ {least:g}× {label}",
+        _speed_against_label(label),
+        lambda value: value >= least * (1 - (NOISE if least == 1 else 0)),
+        lambda value: f"{value:.2f}× {label}",
+    )
+
+
+def reads_no_more_than(label: str, most: float, name: str) -> Goal:
+    """Bytes we read over those one contestant reads, by its label."""
+
+    def value(outcomes: Outcomes) -> float | None:
+        other = outcomes[label]
+        if not other.ok or not other.read:
+            return None
+        read = other.read
+        return _ours(outcomes, lambda one: (one.read or 0) / read)
+
+    return Goal(
+        f"reads ≤ {most:g}× {name}",
+        value,
+        lambda reached: 0 < reached <= most,
+        lambda reached: f"reads {reached:.2f}× {name}",
+    )
+
+
 def share_of(ceiling: str, least: float, name: str) -> Goal:
     """Speed of ours as a share of a ceiling's, by its label."""
     return Goal(

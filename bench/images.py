@@ -2,7 +2,8 @@
 
 All shared TIFF files are OME-TIFF with 1024 tiles, one plane per IFD in the order XYZCT, written
 by tifffile: the one kind that every contestant accepts (bfio's Python backend refuses other
-tiles, and any OME-XML whose order is not XYZCT, which includes tifffile's own).
+tiles, and any OME-XML whose order is not XYZCT, which includes tifffile's own). All Zarr stores
+are OME-Zarr 0.5 with the five axes t, c, z, y, x, Zstandard at level 1, written by zarr-python.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ import math
 import os
 import struct
 from concurrent.futures import ThreadPoolExecutor
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,11 +20,13 @@ from numpy.typing import NDArray
 from bench.measure import Case, Written, digest
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
     from pathlib import Path
 
 TILE = 1024
 DEPTH = 64
+STACK5 = (4, 3, 8, 1024, 1024)  # T, C, Z, Y, X
+LEVELS = 6
 STRIPE = 256
 DETAIL_EVERY = 16  # one tile in so many of the big image holds pixels, the others are black
 
@@ -86,8 +89,12 @@ def load_stack(case: Case) -> Image:
 # -------------------------------------------------------------------------------------- files
 
 
-def ome_xml(y: int, x: int, z: int = 1) -> str:
-    """OME-XML of a one-channel uint16 image in the order XYZCT."""
+def ome_xml(y: int, x: int, z: int = 1, c: int = 1) -> str:
+    """OME-XML of a uint16 image in the order XYZCT."""
+    channels = "".join(
+        f'<Channel ID="Channel:0:{i}" Name="{name}" SamplesPerPixel="1"/>'
+        for i, name in enumerate(("DAPI", "GFP", "RFP")[:c])
+    )
     return (
         '<?xml version="1.0" encoding="UTF-8"?>'
         '<OME xmlns="http://www.openmicroscopy.org/Schemas/OME/2016-06" '
@@ -95,11 +102,10 @@ def ome_xml(y: int, x: int, z: int = 1) -> str:
         'xsi:schemaLocation="http://www.openmicroscopy.org/Schemas/OME/2016-06 '
         'http://www.openmicroscopy.org/Schemas/OME/2016-06/ome.xsd">'
         '<Image ID="Image:0" Name="bench"><Pixels ID="Pixels:0" DimensionOrder="XYZCT" '
-        f'Type="uint16" SizeX="{x}" SizeY="{y}" SizeZ="{z}" SizeC="1" SizeT="1" '
+        f'Type="uint16" SizeX="{x}" SizeY="{y}" SizeZ="{z}" SizeC="{c}" SizeT="1" '
         'BigEndian="false" PhysicalSizeX="0.325" PhysicalSizeXUnit="µm" '
         'PhysicalSizeY="0.325" PhysicalSizeYUnit="µm">'
-        '<Channel ID="Channel:0:0" Name="DAPI" SamplesPerPixel="1"/>'
-        f'<TiffData IFD="0" PlaneCount="{z}"/></Pixels></Image></OME>'
+        f'{channels}<TiffData IFD="0" PlaneCount="{z * c}"/></Pixels></Image></OME>'
     )
 
 
@@ -117,6 +123,127 @@ def _tiled(path: Path, planes: Image, compression: str | None) -> None:
         description=ome_xml(y, x, planes.size // (y * x)).encode(),
         metadata=None,
     )
+
+
+def three_planes(case: Case) -> Iterator[Image]:
+    """The three channels of the image to convert, one after the other."""
+    image = load_camera(case)
+    for channel in range(3):
+        yield np.roll(image, 1000 * channel, axis=1)
+
+
+def big_planes(case: Case) -> Iterator[Image]:
+    """The same twice as wide and high."""
+    for plane in three_planes(case):
+        yield np.tile(plane, (2, 2))
+
+
+def _make_channels(
+    planes: Callable[[Case], Iterator[Image]], factor: int
+) -> Callable[[Path, Case], None]:
+    def make(path: Path, case: Case) -> None:
+        import tifffile
+
+        side = case.size * factor
+        with tifffile.TiffWriter(path, bigtiff=True) as tif:
+            for index, plane in enumerate(planes(case)):
+                tif.write(
+                    plane,
+                    tile=(TILE, TILE),
+                    compression="zlib",
+                    compressionargs={"level": 1},
+                    photometric="minisblack",
+                    description=None if index else ome_xml(side, side, c=3).encode(),
+                    metadata=None,
+                )
+
+    return make
+
+
+def ngff_attributes(levels: int = 1, channels: int = 1) -> dict[str, Any]:
+    """Group attributes of an OME-Zarr 0.5 image, every level half the size of the one before."""
+    axes = [{"name": "t", "type": "time"}, {"name": "c", "type": "channel"}]
+    axes += [{"name": name, "type": "space", "unit": "micrometer"} for name in "zyx"]
+    datasets = []
+    for level in range(levels):
+        scale = [1.0, 1.0, 1.0, 0.325 * 2**level, 0.325 * 2**level]
+        transform = {"type": "scale", "scale": scale}
+        datasets.append({"path": str(level), "coordinateTransformations": [transform]})
+    names = ("DAPI", "GFP", "RFP")[:channels]
+    window = {"min": 0, "max": 65535, "start": 0, "end": 2000}
+    omero = [{"label": n, "color": "FFFFFF", "active": True, "window": window} for n in names]
+    image = {"name": "bench", "axes": axes, "datasets": datasets}
+    return {"ome": {"version": "0.5", "multiscales": [image], "omero": {"channels": omero}}}
+
+
+CHUNKS = {  # by the kind of store: chunks, shards
+    "plain": ((1, 1, 1, 1024, 1024), None),
+    "sharded": ((1, 1, 1, 256, 256), (1, 1, 1, 2048, 2048)),
+    "stack": ((1, 1, 1, 256, 256), (1, 1, 4, 1024, 1024)),
+    "small": ((1, 1, 1, 256, 256), None),
+}
+
+
+def create_store(
+    path: Path, shape: tuple[int, ...], kind: str, levels: int = 1, name: str = "0"
+) -> Any:
+    """Lay out a store with zarr-python; the array of the largest level (or that of ``name``)."""
+    import zarr
+    from zarr.codecs import ZstdCodec
+
+    chunks, shards = CHUNKS[kind]
+    group = zarr.open_group(path, mode="a", zarr_format=3)
+    group.attrs.update(ngff_attributes(levels, shape[1]))
+    return group.create_array(
+        name,
+        shape=shape,
+        dtype="uint16",
+        chunks=chunks,
+        shards=shards,
+        compressors=ZstdCodec(level=1),
+        dimension_names=tuple("tczyx"),
+        overwrite=True,
+    )
+
+
+def _make_camera_store(kind: str, levels: int = 1) -> Callable[[Path, Case], None]:
+    def make(path: Path, case: Case) -> None:
+        image = load_camera(case)
+        for level in range(levels):
+            array = create_store(path, (1, 1, 1, *image.shape), kind, levels, str(level))
+            array[0, 0, 0] = image
+            image = image[::2, ::2]
+
+    return make
+
+
+def _make_channels_store(
+    planes: Callable[[Case], Iterator[Image]], factor: int
+) -> Callable[[Path, Case], None]:
+    def make(path: Path, case: Case) -> None:
+        side = case.size * factor
+        array = create_store(path, (1, 3, 1, side, side), "plain")
+        for channel, plane in enumerate(planes(case)):
+            array[0, channel, 0] = plane
+
+    return make
+
+
+def _make_stack5(path: Path, case: Case) -> None:
+    np.save(path, camera((math.prod(STACK5[:4]), STACK5[4]), seed=4).reshape(STACK5))
+
+
+def _make_stack5_store(kind: str) -> Callable[[Path, Case], None]:
+    def make(path: Path, case: Case) -> None:
+        create_store(path, STACK5, kind)[...] = load_stack5(case)
+
+    return make
+
+
+def load_stack5(case: Case) -> Image:
+    """The 5-D stack, (T, C, Z, Y, X), in memory."""
+    image: Image = np.load(case.file("stack5.npy"))
+    return image
 
 
 def _camera_file(compression: str | None) -> Callable[[Path, Case], None]:
@@ -244,12 +371,31 @@ MAKERS: dict[str, Callable[[Path, Case], None]] = {
     "planes.ome.tif": _make_planes,
     "big.ome.tif": _make_big(1.0),
     "quarter.ome.tif": _make_big(0.25),
+    "stack5.npy": _make_stack5,
+    "plain.ome.zarr": _make_camera_store("plain"),
+    "sharded.ome.zarr": _make_camera_store("sharded"),
+    "levels.ome.zarr": _make_camera_store("small", LEVELS),
+    "stack5-plain.ome.zarr": _make_stack5_store("plain"),
+    "stack5-sharded.ome.zarr": _make_stack5_store("stack"),
+    "three.ome.tif": _make_channels(three_planes, 1),
+    "three.ome.zarr": _make_channels_store(three_planes, 1),
+    "three-big.ome.tif": _make_channels(big_planes, 2),
+    "three-big.ome.zarr": _make_channels_store(big_planes, 2),
 }
 NEEDS = {
     "deflate.ome.tif": ("camera.npy",),
     "zstd.ome.tif": ("camera.npy",),
     "raw.ome.tif": ("camera.npy",),
     "stack.ome.tif": ("stack.npy",),
+    "plain.ome.zarr": ("camera.npy",),
+    "sharded.ome.zarr": ("camera.npy",),
+    "levels.ome.zarr": ("camera.npy",),
+    "stack5-plain.ome.zarr": ("stack5.npy",),
+    "stack5-sharded.ome.zarr": ("stack5.npy",),
+    "three.ome.tif": ("camera.npy",),
+    "three.ome.zarr": ("camera.npy",),
+    "three-big.ome.tif": ("camera.npy",),
+    "three-big.ome.zarr": ("camera.npy",),
 }
 
 
@@ -276,6 +422,21 @@ def camera_truth(case: Case) -> str | None:
 def stack_truth(case: Case) -> str | None:
     """Fingerprint of the Z stack as Y,X,Z."""
     return digest(np.moveaxis(load_stack(case), 0, -1))
+
+
+def stack5_truth(case: Case) -> str | None:
+    """Fingerprint of the 5-D stack in the order T, C, Z, Y, X."""
+    return digest(load_stack5(case))
+
+
+def stack5_planes_truth(case: Case) -> str | None:
+    """Fingerprint of the same as a written store has it, plane by plane."""
+    return digest(list(load_stack5(case).reshape(-1, *STACK5[-2:])))
+
+
+def three_truth(case: Case) -> str | None:
+    """Fingerprint of the image to convert."""
+    return digest(list(three_planes(case)))
 
 
 def file_truth(name: str) -> Callable[[Case], str | None]:

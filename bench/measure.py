@@ -11,10 +11,13 @@ from __future__ import annotations
 import contextlib
 import gc
 import hashlib
+import json
 import multiprocessing
 import os
+import shutil
 import statistics
 import sys
+import threading
 import time
 import traceback
 from collections.abc import Callable, Iterator
@@ -32,6 +35,7 @@ if TYPE_CHECKING:
 
 MIB = 1 << 20
 SAMPLED_TILES = 64
+SAMPLE = 1024  # side of a sampled tile, that of all tiled files here
 WARM_IMAGES = 3  # an image's pixels in, out, and encoded or in the page cache
 
 
@@ -50,9 +54,9 @@ class Case:
         """Path of a generated input file."""
         return self.folder / name
 
-    def output(self) -> Path:
+    def output(self, ending: str = ".ome.tif") -> Path:
         """Path this process may write to; one per process, overwritten at every turn."""
-        return self.folder / f"out-{os.getpid()}.ome.tif"
+        return self.folder / f"out-{os.getpid()}{ending}"
 
 
 Work = Callable[[], Any]
@@ -84,8 +88,9 @@ class Contestant:
 
 @dataclass(frozen=True, slots=True)
 class Written:
-    """Result of a contestant that wrote a file: read back by tifffile, then deleted.
+    """Result of a contestant that wrote a file or a store: read back, then deleted.
 
+    Files are read by tifffile, folders (OME-Zarr or a plain Zarr array) by TensorStore.
     ``sampled`` compares some tiles instead of all pixels, for files larger than memory;
     ``levels`` is how many resolution levels the file must have.
     """
@@ -93,6 +98,16 @@ class Written:
     path: Path
     sampled: bool = False
     levels: int = 1
+
+    def size(self) -> int:
+        """Bytes on disk."""
+        if not self.path.is_dir():
+            return self.path.stat().st_size
+        return sum(file.stat().st_size for file in self.path.rglob("*") if file.is_file())
+
+    def remove(self) -> None:
+        """Make room for the next turn."""
+        shutil.rmtree(self.path) if self.path.is_dir() else self.path.unlink()
 
 
 @dataclass(slots=True)
@@ -106,6 +121,7 @@ class Outcome:
     peak: int | None = None
     before: int | None = None
     size: int | None = None
+    read: int | None = None
     digest: str | None = None
     failed: str | None = None
 
@@ -174,6 +190,46 @@ def warm_memory(size: int) -> None:
     np.ones(size, np.uint8)
 
 
+@contextlib.contextmanager
+def children_memory(*, watched: bool) -> Iterator[list[int]]:
+    """Memory of the processes this one starts, summed; a list whose maximum is the peak.
+
+    Shared pages are divided among those who share them (PSS), so that nothing counts twice.
+    """
+    sizes = [0]
+    if not watched:
+        yield sizes
+        return
+    import psutil
+
+    stop = threading.Event()
+
+    def watch() -> None:
+        myself = psutil.Process()
+        while not stop.wait(0.05):
+            total = 0
+            for child in myself.children(recursive=True):
+                with contextlib.suppress(psutil.Error):
+                    info = child.memory_full_info()
+                    total += getattr(info, "pss", info.rss)
+            sizes.append(total)
+
+    thread = threading.Thread(target=watch, daemon=True)
+    thread.start()
+    try:
+        yield sizes
+    finally:
+        stop.set()
+        thread.join()
+
+
+def bytes_read() -> int | None:
+    """Bytes this process has asked the system for so far, from the page cache or not."""
+    with contextlib.suppress(OSError), Path("/proc/self/io").open() as file:
+        return int(file.readline().split()[1])  # rchar
+    return None
+
+
 def _status(name: str) -> int | None:
     with contextlib.suppress(OSError), Path("/proc/self/status").open() as file:
         for line in file:
@@ -196,13 +252,13 @@ def _psutil_rss() -> int | None:
 def digest(result: Any) -> str | None:
     """Fingerprint of a contestant's pixels: dtype, shape without length-1 axes, and values.
 
-    Text stands for itself, lists are hashed item by item, files are read back with tifffile.
+    Text stands for itself, lists are hashed item by item, what was written is read back.
     None means that there is nothing to compare (ceilings).
     """
     if result is None or isinstance(result, str):
         return result
     if isinstance(result, Written):
-        return _digest_file(result)
+        return _digest_store(result) if result.path.is_dir() else _digest_file(result)
     total = hashlib.blake2b(digest_size=16)
     for array in result if isinstance(result, list) else [result]:
         _add(total, array)
@@ -226,17 +282,94 @@ def _digest_file(written: Written) -> str:
         if levels < written.levels:
             raise ValueError(f"the file has {levels} levels, not {written.levels}")
         if not written.sampled:
-            return str(digest(tif.asarray()))
-        page = tif.pages.first
-        count = len(page.dataoffsets)
+            pixels = tif.asarray()
+            if written.levels > 1:
+                _check_last(pixels, tif.series[0].levels[-1].asarray())
+            return str(digest(_planes(pixels)))
+        pages = tif.series[0].levels[0].pages
+        page = pages[0].aspage()
+        each = len(page.dataoffsets)
         tiles = []
-        for index in sorted({i * (count - 1) // (SAMPLED_TILES - 1) for i in range(SAMPLED_TILES)}):
+        for place in _sample(each * len(pages)):
+            page, index = pages[place // each].aspage(), place % each
             tif.filehandle.seek(page.dataoffsets[index])
             data = tif.filehandle.read(page.databytecounts[index])
             tile = page.decode(data, index)[0]
             blank = np.zeros((page.tilelength, page.tilewidth), page.dtype)
             tiles.append(blank if tile is None else tile)
         return f"{page.shape} {digest(tiles)}"
+
+
+def _check_last(pixels: NDArray[Any], smallest: NDArray[Any]) -> None:
+    """Raise if the smallest level cannot be the same picture: another shape, black parts."""
+    shrunk = pixels.shape[-1] / smallest.shape[-1]
+    if smallest.ndim != pixels.ndim or shrunk < 2:
+        raise ValueError(f"level of {smallest.shape} of an image of {pixels.shape}")
+    light, less = float(pixels.mean()), float(smallest.mean())
+    if abs(light - less) > 0.05 * light:
+        raise ValueError(f"the smallest level has a mean of {less:.1f}, the image of {light:.1f}")
+
+
+def _planes(array: NDArray[Any]) -> list[NDArray[Any]]:
+    return list(array.reshape(-1, *array.shape[-2:]))
+
+
+def _sample(count: int) -> list[int]:
+    return sorted({i * (count - 1) // (SAMPLED_TILES - 1) for i in range(SAMPLED_TILES)})
+
+
+def _digest_store(written: Written) -> str:
+    """Fingerprint of a store's largest level, the same as that of a file with these planes."""
+    paths = level_paths(written.path)
+    if len(paths) < written.levels:
+        raise ValueError(f"the store has {len(paths)} levels, not {written.levels}")
+    array = open_tensorstore(paths[0])
+    if not written.sampled:
+        pixels = array.read().result()
+        if written.levels > 1:
+            _check_last(pixels, open_tensorstore(paths[-1]).read().result())
+        return str(digest(_planes(pixels)))
+    planes = array[(0,) * (array.ndim - 3)] if array.ndim > 3 else array
+    height, width = planes.shape[-2:]
+    down, across = -(-height // SAMPLE), -(-width // SAMPLE)
+    tiles = []
+    for place in _sample(down * across * planes.shape[0]):
+        c, rest = divmod(place, down * across)
+        y, x = (SAMPLE * i for i in divmod(rest, across))
+        tiles.append(planes[c, y : y + SAMPLE, x : x + SAMPLE].read().result())
+    return f"{(height, width)} {digest(tiles)}"
+
+
+def level_paths(path: Path) -> list[Path]:
+    """Folders of the arrays of an OME-Zarr image, largest first, or of a plain array."""
+    for name in ("zarr.json", ".zattrs"):
+        if (path / name).exists():
+            found = json.loads((path / name).read_text(encoding="utf-8"))
+            found = found.get("attributes", found)
+            images = found.get("ome", found).get("multiscales")
+            if images:
+                return [path / level["path"] for level in images[0]["datasets"]]
+            if found.get("ome", found).get("bioformats2raw.layout"):
+                return level_paths(path / "0")
+    return [path]
+
+
+def open_tensorstore(path: Path, workers: int | None = None) -> Any:
+    """An array of a local store with TensorStore, without its cache."""
+    import tensorstore
+
+    context: dict[str, Any] = {"cache_pool": {"total_bytes_limit": 0}}
+    if workers:
+        context |= {
+            "data_copy_concurrency": {"limit": workers},
+            "file_io_concurrency": {"limit": workers},
+        }
+    spec = {
+        "driver": "zarr3" if (path / "zarr.json").exists() else "zarr",
+        "kvstore": {"driver": "file", "path": str(path)},
+        "context": context,
+    }
+    return tensorstore.open(spec, open=True).result()
 
 
 # ------------------------------------------------------------------------------ the child's side
@@ -248,41 +381,48 @@ def _serve(pipe: Connection, suite: str, row_key: str, label: str, case: Case, l
     sink = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
     os.dup2(sink, 1)
     os.dup2(sink, 2)
-    os.environ["VIPS_CONCURRENCY"] = str(case.workers)
+    for name in ("VIPS_CONCURRENCY", "RAYON_NUM_THREADS"):
+        os.environ[name] = str(case.workers)
     from importlib import import_module
 
     row = next(row for row in import_module(f"bench.{suite}").ROWS if row.key == row_key)
     contestant = next(one for one in row.contestants if one.label == label)
     while (command := pipe.recv()) != "stop":
         try:
-            pipe.send(_turn(contestant, case, compare=command == "compare", warm=row.warm))
+            pipe.send(_turn(contestant, case, row, compare=command == "compare"))
         except BaseException as error:  # whatever a peer raises is its result
             traceback.print_exc()
             pipe.send({"failed": _reason(error, case)})
 
 
-def _turn(contestant: Contestant, case: Case, *, compare: bool, warm: bool) -> dict[str, Any]:
+def _turn(contestant: Contestant, case: Case, row: Any, *, compare: bool) -> dict[str, Any]:
     answer: dict[str, Any] = {}
-    with contestant.session(case) as work:
+    with contestant.session(case) as work, children_memory(watched=row.tree) as children:
         gc.collect()
-        if warm:
+        if row.warm:
             warm_memory(WARM_IMAGES * case.size**2 * 2)
         reset_peak()
         answer["before"] = rss_now()
+        already = bytes_read()
         start = time.perf_counter()
         result = work()
         answer["seconds"] = time.perf_counter() - start
-        answer["peak"] = rss_peak()
+        if already is not None:
+            answer["read"] = (bytes_read() or already) - already
+        peak = rss_peak()
+        answer["peak"] = None if peak is None else peak + max(children)
     if isinstance(result, Written):
-        answer["size"] = result.path.stat().st_size
+        answer["size"] = result.size()
     if compare:
         answer["digest"] = digest(result)
     if isinstance(result, Written):
-        result.path.unlink()
+        result.remove()
     return answer
 
 
 def _reason(error: BaseException, case: Case) -> str:
+    if isinstance(error, ModuleNotFoundError):
+        return f"not installed: {error.name}"
     text = " ".join(str(error).split()) or "no message"
     # without the run's folder, and without the spec that TensorStore appends
     text = text.replace(f"{case.folder}{os.sep}", "").partition(" [")[0]
@@ -295,14 +435,14 @@ def _reason(error: BaseException, case: Case) -> str:
 class Child:
     """A contestant's process, seen from the parent."""
 
-    def __init__(self, suite: str, row_key: str, contestant: Contestant, case: Case) -> None:
+    def __init__(self, suite: str, row: Any, contestant: Contestant, case: Case) -> None:
         context = multiprocessing.get_context("spawn")
         self._pipe, theirs = context.Pipe()
         log = case.folder / "children.log"
         self._process = context.Process(
             target=_serve,
-            args=(theirs, suite, row_key, contestant.label, case, str(log)),
-            daemon=True,
+            args=(theirs, suite, row.key, contestant.label, case, str(log)),
+            daemon=not row.tree,  # a daemon may not have children
         )
         self._process.start()
         theirs.close()
@@ -357,7 +497,7 @@ def alternate(
                 if outcome.out:
                     continue
                 if one.label not in children:
-                    children[one.label] = Child(suite, row.key, one, case)
+                    children[one.label] = Child(suite, row, one, case)
                 answer = children[one.label].turn("time" if turn else "compare", timeout)
                 fine = _note(outcome, answer, timed=row.once or turn > 0, per=row.per(case))
                 if not fine:
@@ -380,6 +520,9 @@ def _note(outcome: Outcome, answer: dict[str, Any], *, timed: bool, per: int) ->
         return False
     if timed:
         outcome.times.append(answer["seconds"] / per)
+        if "read" in answer:  # the least of all turns: the first one also imports
+            reads = answer["read"] // per
+            outcome.read = reads if outcome.read is None else min(reads, outcome.read)
     # memory and pixels are those of the first turn, before caches and pools have grown
     if outcome.peak is None:
         outcome.peak, outcome.before = answer["peak"], answer["before"]

@@ -12,20 +12,6 @@ from typing import Any
 from bench.goals import OURS, Outcomes, best
 from bench.measure import MIB, Case, Outcome
 
-COLUMNS = ("ours", "tifffile", "bfio", "tensorstore", "pyvips", "reference")
-PACKAGES = (
-    "bioio-tk",
-    "tifffile",
-    "bfio",
-    "tensorstore",
-    "pyvips",
-    "zarr",
-    "imagecodecs",
-    "isal",
-    "numpy",
-)
-
-
 NO = "**no**"
 REASON = 80  # characters of a failure that fit a cell
 
@@ -37,11 +23,9 @@ def usable_cores() -> int:
     return os.cpu_count() or 1
 
 
-def heading(case: Case, repeats: int) -> str:
+def heading(suite: Any, case: Case, repeats: int) -> str:
     """What was measured, on what, with what."""
-    versions = []
-    for name in PACKAGES:
-        versions.append(f"{name} {_version(name)}")
+    versions = [f"{name} {_version(name)}" for name in suite.PACKAGES]
     load = f", load {os.getloadavg()[0]:.1f} at the start" if hasattr(os, "getloadavg") else ""
     return (
         f"{usable_cores()} usable cores of {os.cpu_count()} ({_processor()}, "
@@ -49,9 +33,8 @@ def heading(case: Case, repeats: int) -> str:
         f"{repeats} turns each, warm page cache. Python {platform.python_version()}; "
         + ", ".join(versions)
         + ".\n\nTimes are medians of alternating turns, every contestant in its own process; "
-        "all pixels were compared (of the large copy, some tiles). Ratios are of these medians. "
-        "All contestants of a row read the same file: OME-TIFF, 1024 tiles, one plane per IFD, "
-        "order XYZCT, deflate or zstd at level 1, written by tifffile. "
+        "all pixels were compared (of the largest images, some tiles). Ratios are of these "
+        f"medians. {suite.ABOUT} "
         "reference: the ceiling or the other way of ours that the goal names."
     )
 
@@ -66,28 +49,36 @@ def _version(name: str) -> str:
         return "(not installed)"
 
 
-def table(results: dict[str, tuple[Any, Outcomes]], case: Case) -> str:
+def table(suite: Any, results: dict[str, tuple[Any, Outcomes]], case: Case) -> str:
     """The table of work, contestants, ratios and goals."""
+    columns = suite.COLUMNS
     lines = [
-        "| work | " + " | ".join(COLUMNS) + " | ratio | wanted | met? |",
-        "|---|" + "---|" * (len(COLUMNS) + 3),
+        "| work | " + " | ".join(columns) + " | ratio | wanted | met? |",
+        "|---|" + "---|" * (len(columns) + 3),
     ]
     divided = False
     for row, outcomes in results.values():
         if row.key == "ceilings":
             continue
         if row.extra and not divided and len(lines) > 2:
-            lines.append("| *also* |" + " |" * (len(COLUMNS) + 3))
+            lines.append("| *also* |" + " |" * (len(columns) + 3))
             divided = True
-        cells = [_cell(row, outcomes, column) for column in COLUMNS]
+        cells = [_cell(row, outcomes, column) for column in columns]
         title = title_of(row, case)
         lines.append(f"| {title} | " + " | ".join((*cells, *verdict(row, outcomes))) + " |")
-    return "\n".join(lines)
+    notes = [f"- {title_of(row, case)}: {row.note}" for row, _ in results.values() if row.note]
+    return "\n".join(lines + ([""] if notes else []) + notes)
 
 
 def title_of(row: Any, case: Case) -> str:
     """A row's text with this run's sizes in it."""
-    return str(row.title).format(copy_gb=case.copy_gb, planes=case.planes, workers=case.workers)
+    return str(row.title).format(
+        copy_gb=case.copy_gb,
+        planes=case.planes,
+        workers=case.workers,
+        size=case.size,
+        double=2 * case.size,
+    )
 
 
 def verdict(row: Any, outcomes: Outcomes) -> tuple[str, str, str]:
@@ -151,9 +142,9 @@ def details(results: dict[str, tuple[Any, Outcomes]]) -> str:
     lines = [
         (
             "| row | contestant | median | best | worst | ours is faster × | by best times × "
-            "| peak MB | before MB | file MB |"
+            "| peak MB | before MB | read MB | file MB |"
         ),
-        "|---|---|---|---|---|---|---|---|---|---|",
+        "|---|---|---|---|---|---|---|---|---|---|---|",
     ]
     for row, outcomes in results.values():
         if row.key == "ceilings":
@@ -166,7 +157,7 @@ def details(results: dict[str, tuple[Any, Outcomes]]) -> str:
 
 def _details(one: Outcome, ours: Outcome) -> tuple[str, ...]:
     if not one.ok:
-        return (_failure(one), *("",) * 7)
+        return (_failure(one), *("",) * 8)
     against = ("", "")
     if ours.ok and one is not ours:
         against = (f"{one.median / ours.median:.2f}", f"{min(one.times) / min(ours.times):.2f}")
@@ -177,6 +168,7 @@ def _details(one: Outcome, ours: Outcome) -> tuple[str, ...]:
         *against,
         f"{one.peak / MIB:.0f}" if one.peak else "",
         f"{one.before / MIB:.0f}" if one.before else "",
+        f"{one.read / 1e6:.2f}" if one.read else "",
         f"{one.size / 1e6:.2f}" if one.size else "",
     )
 

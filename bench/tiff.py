@@ -10,7 +10,6 @@ from __future__ import annotations
 import contextlib
 import os
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -20,7 +19,6 @@ from numpy.typing import NDArray
 from bench import ceilings, images
 from bench.goals import (
     OURS,
-    Goal,
     faster_than,
     no_larger_than,
     no_longer_than,
@@ -31,65 +29,35 @@ from bench.goals import (
 )
 from bench.images import DEPTH, TILE
 from bench.measure import Case, Contestant, Session, Work, Written, digest, once
+from bench.rows import Row, Truth
 
 if TYPE_CHECKING:
     from pathlib import Path
 
 Array = NDArray[Any]
-Truth = str | dict[str, str] | None
+
+COLUMNS = ("ours", "tifffile", "bfio", "tensorstore", "pyvips", "reference")
+PACKAGES = (
+    "bioio-tk",
+    "tifffile",
+    "bfio",
+    "tensorstore",
+    "pyvips",
+    "zarr",
+    "imagecodecs",
+    "isal",
+    "numpy",
+)
+ABOUT = (
+    "All contestants of a row read the same file: OME-TIFF, 1024 tiles, one plane per IFD, "
+    "order XYZCT, deflate or zstd at level 1, written by tifffile."
+)
 
 TILES_PER_TURN = 16
 SMALL_PER_TURN = 100
 PLANES_PER_TURN = 100
 REGION = 256
 LEVELS = 5
-
-
-@dataclass(frozen=True, slots=True)
-class Row:
-    """One line of the table.
-
-    Parameters
-    ----------
-    key, title
-        Name on the command line and text in the table.
-    contestants
-        Who takes part; ours is labelled ``ours``.
-    goals
-        What is wanted; none for a row that only informs.
-    files
-        Generated input files needed.
-    expected
-        The fingerprint that all contestants' pixels must have (or one per label).
-    per
-        Operations in one turn; the table shows the time of one.
-    repeats
-        Upper limit for slow rows.
-    once
-        Measure a single turn (no warm-up): for work of minutes.
-    fresh
-        A new process for every turn.
-    memory
-        The table shows peak memory instead of time.
-    warm
-        Have free memory at hand for some images' pixels; needless where little is allocated.
-    extra
-        Not a row of the specification's table.
-    """
-
-    key: str
-    title: str
-    contestants: tuple[Contestant, ...]
-    goals: tuple[Goal, ...] = ()
-    files: tuple[str, ...] = ()
-    expected: Callable[[Case], Truth] = lambda case: None
-    per: Callable[[Case], int] = lambda case: 1
-    repeats: int = 99
-    once: bool = False
-    fresh: bool = False
-    memory: bool = False
-    warm: bool = True
-    extra: bool = False
 
 
 # ---------------------------------------------------------------------------- whole images, read
@@ -119,7 +87,7 @@ def tifffile_read(name: str) -> Session:
 
 
 @contextlib.contextmanager
-def _bfio_open(case: Case, name: str, backend: str) -> Iterator[Any]:
+def bfio_open(case: Case, name: str, backend: str) -> Iterator[Any]:
     """A bfio reader that really has the asked-for backend: it changes it in silence."""
     import bfio
 
@@ -133,7 +101,7 @@ def bfio_read(name: str, backend: str) -> Session:
     """bfio: all pixels of a file."""
 
     def work(case: Case) -> Any:
-        with _bfio_open(case, name, backend) as reader:
+        with bfio_open(case, name, backend) as reader:
             return reader[:]
 
     return once(work)
@@ -244,7 +212,7 @@ def _cut_ours(case: Case) -> Iterator[Cut]:
 
 @contextlib.contextmanager
 def _cut_bfio(case: Case, backend: str) -> Iterator[Cut]:
-    with _bfio_open(case, "deflate.ome.tif", backend) as reader:
+    with bfio_open(case, "deflate.ome.tif", backend) as reader:
         yield lambda y, x, side: reader[y : y + side, x : x + side, 0, 0, 0]
 
 
@@ -480,7 +448,7 @@ def _copy_bfio(name: str) -> Session:
     def work(case: Case) -> Written:
         import bfio
 
-        with _bfio_open(case, name, "python") as reader:
+        with bfio_open(case, name, "python") as reader:
             height, width = reader.Y, reader.X
             with bfio.BioWriter(
                 case.output(),

@@ -5,7 +5,11 @@ One function per backend, called like it: ``name(path, level=0)``. None: there i
 
 from __future__ import annotations
 
+import time
+
 import numpy as np
+
+from conftest import open_files
 
 
 def python(path, level=0):
@@ -15,6 +19,38 @@ def python(path, level=0):
         series = tif.series[0].levels[level]
         pixels, axes = series.asarray(), series.axes
     return yxzct(pixels, axes)
+
+
+def zarr(path, level=0):
+    import zarr
+
+    if path.is_file():  # packed
+        with zarr.storage.ZipStore(path, mode="r") as store:
+            return _zarr(zarr.open_group(store, mode="r"), level)
+    pixels, axes = _zarr(zarr.open_group(path, mode="r"), level, raw=True)
+    np.testing.assert_array_equal(pixels, tensorstore(path / str(level)))  # two readers agree
+    return yxzct(pixels, axes)
+
+
+def tensorstore(array):
+    """Return the pixels of a Zarr array in a folder, its axes as they are stored."""
+    import tensorstore
+
+    driver = "zarr3" if (array / "zarr.json").exists() else "zarr"
+    spec = {"driver": driver, "kvstore": {"driver": "file", "path": str(array)}}
+    pixels = tensorstore.open(spec).result().read().result()
+    deadline = time.monotonic() + 5
+    while open_files(array) and time.monotonic() < deadline:  # its threads close files later
+        time.sleep(0.001)
+    return pixels
+
+
+def _zarr(group, level, *, raw=False):
+    attributes = group.attrs.asdict()
+    (image,) = attributes.get("ome", attributes)["multiscales"]
+    axes = "".join(axis["name"] for axis in image["axes"]).upper()
+    pixels = group[image["datasets"][level]["path"]][...]
+    return (pixels, axes) if raw else yxzct(pixels, axes)
 
 
 def memory(path, level=0):

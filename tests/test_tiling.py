@@ -146,7 +146,7 @@ def test_levels_stop_at_one_pixel_and_at_the_number_asked_for():
 
 
 def test_levels_may_shrink_along_z_too():
-    levels = pyramid_levels((8, 8, 5, 1, 1), (16, 16, 1, 1, 1), 3, factor=(2, 2, 2))
+    levels = pyramid_levels((8, 8, 5, 1, 1), (16, 16, 1, 1, 1), 3, voxel=(1, 1, 1))
     assert [v.shape[:3] for v in levels] == [(8, 8, 5), (4, 4, 3), (2, 2, 2)]
 
 

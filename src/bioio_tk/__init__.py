@@ -7,19 +7,23 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from bioio_tk.api import convert as convert
+    from bioio_tk.api import finish as finish
+    from bioio_tk.core.plate import Plate as Plate
     from bioio_tk.errors import BioIOError as BioIOError
     from bioio_tk.reader import BioReader as BioReader
     from bioio_tk.writer import BioWriter as BioWriter
 
 __version__ = "0.1.0"
-__all__ = ["BioIOError", "BioReader", "BioWriter", "__version__", "convert"]
+__all__ = ["BioIOError", "BioReader", "BioWriter", "Plate", "__version__", "convert", "finish"]
 
 # imported on first use, so that `import bioio_tk` costs nothing
 _HOME = {
     "BioIOError": "bioio_tk.errors",
     "BioReader": "bioio_tk.reader",
     "BioWriter": "bioio_tk.writer",
+    "Plate": "bioio_tk.core.plate",
     "convert": "bioio_tk.api",
+    "finish": "bioio_tk.api",
 }
 
 

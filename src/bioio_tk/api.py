@@ -1,9 +1,10 @@
-"""What can be done with whole files: convert, describe, recover, make a small picture."""
+"""What can be done with whole files: convert, describe, finish, recover, make a small picture."""
 
 from __future__ import annotations
 
 from bioio_tk.jobs.convert import ConvertReport, convert, convert_series
 from bioio_tk.jobs.describe import FileInfo, describe
+from bioio_tk.jobs.finish import finish
 from bioio_tk.jobs.recover import RecoverReport, recover
 from bioio_tk.jobs.thumbnail import thumbnail
 
@@ -14,6 +15,7 @@ __all__ = [
     "convert",
     "convert_series",
     "describe",
+    "finish",
     "recover",
     "thumbnail",
 ]

@@ -9,10 +9,9 @@ import numpy as np
 from bioio_tk.core.spec import ImageSpec, Quantity
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from ome_types import OME
 
+    from bioio_tk.core.location import Location
     from bioio_tk.core.region import Shape5
 
 
@@ -31,7 +30,7 @@ class BioBase:
     until its first pixel is written; a reader's never.
     """
 
-    _path: Path
+    _path: Location
 
     # ------------------------------------------------------------------ geometry
 
@@ -244,8 +243,8 @@ class BioBase:
         return True
 
     @property
-    def path(self) -> Path:
-        """The file."""
+    def path(self) -> Location:
+        """The file or folder; a `Url` where it is remote."""
         return self._path
 
     # ------------------------------------------------------------------ for the two heirs

@@ -18,7 +18,7 @@ from bioio_tk.core.spec import (
     fit_tile,
     pyramid_levels,
 )
-from bioio_tk.core.units import length_unit, time_unit
+from bioio_tk.core.units import convert_length, length_unit, time_unit
 from bioio_tk.errors import SpecError
 
 if TYPE_CHECKING:
@@ -67,6 +67,7 @@ class Draft:
     channel_colors: list[tuple[int, int, int, int] | None] | None = None
     physical: dict[str, Quantity] = field(default_factory=dict)
     time_increment: Quantity | None = None
+    position: PhysicalSize = PhysicalSize()
     metadata: Any = None
 
     @property
@@ -166,6 +167,7 @@ class Draft:
         sizes = zip("xyz", spec.physical_size, strict=True)
         self.physical = {axis: size for axis, size in sizes if size is not None}
         self.time_increment = spec.time_increment
+        self.position = spec.position
 
     def take_array(self, array: Any) -> None:
         """Take shape and pixel type from an array with axes Y, X[, Z[, C[, T]]]."""
@@ -174,15 +176,26 @@ class Draft:
         self.set_shape(array.shape)
         self.dtype = pixel_dtype(array.dtype)
 
-    def spec(self, tile: Any, levels: int | None) -> ImageSpec:
+    def spec(
+        self,
+        tile: tuple[int, ...],
+        levels: int | None,
+        *,
+        multiple: int = 16,
+        shrink_z: bool = False,
+    ) -> ImageSpec:
         """Return the finished description.
 
         Parameters
         ----------
-        tile : (int, int)
-            Tile size in Y and X.
+        tile : tuple of 2 to 5 int
+            Tile size along Y, X[, Z[, C[, T]]]; 1 for those left out.
         levels : int or None
             Resolutions in all; None for as many as make sense.
+        multiple : int
+            Tiles of images smaller than a tile are a multiple of this.
+        shrink_z : bool
+            Shrink along Z as well, where planes are as close together as pixels.
         """
         shape = self.shape
         if shape[3] % self.samples:
@@ -190,16 +203,34 @@ class Draft:
                 f"C={shape[3]} is no multiple of samples_per_pixel={self.samples}: every RGB "
                 "channel counts as 3 in C"
             )
-        grid = fit_tile(shape, (*tile, 1, self.samples, 1))
+        given = (*tile, *(1, self.samples, 1)[len(tile) - 2 :])
+        if given[3] % self.samples:
+            raise SpecError(
+                f"tiles of {given[3]} channels do not hold whole pixels of {self.samples} samples"
+            )
+        grid = fit_tile(shape, given, multiple)  # type: ignore[arg-type]
+        voxel = self._voxel() if shrink_z else None
         return ImageSpec(
             dtype=np.dtype(np.uint8) if self.dtype is None else self.dtype,
-            levels=pyramid_levels(shape, grid, levels),
+            levels=pyramid_levels(shape, grid, levels, voxel=voxel, multiple=multiple),
             name=self.name,
             channels=self._channels(shape[3]),
             samples=self.samples,
             physical_size=PhysicalSize(*(self.physical.get(axis) for axis in "xyz")),
             time_increment=self.time_increment,
+            position=self.position,
         )
+
+    def _voxel(self) -> tuple[float, float, float]:
+        """Return the size of a pixel along Y, X, Z in one unit; 1 where it is not known."""
+        sizes = []
+        for axis in "yxz":
+            size = self.physical.get(axis)
+            try:
+                sizes.append(1.0 if size is None else convert_length(size[0], size[1], "µm"))
+            except SpecError:
+                sizes.append(1.0)
+        return (sizes[0], sizes[1], sizes[2])
 
     def _channels(self, count: int) -> tuple[Channel, ...]:
         names = _spread("channel_names", self.channel_names, count, self.samples)

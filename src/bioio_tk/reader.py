@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import os
 import threading
-from pathlib import Path
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from bioio_tk.backends import registry
+from bioio_tk.backends.base import OpenOptions
 from bioio_tk.base import BioBase
 from bioio_tk.core.index import Selection, select, trim
+from bioio_tk.core.location import Url, locate
 from bioio_tk.core.region import AXES
 from bioio_tk.core.spec import at_level
 from bioio_tk.engine import read as engine
@@ -18,12 +20,14 @@ from bioio_tk.engine.pool import check_workers, ordered
 from bioio_tk.errors import ClosedError, ReadOnlyError, RegionError, SpecError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
+    from pathlib import Path
 
     from numpy.typing import NDArray
     from ome_types import OME
 
     from bioio_tk.backends.base import Source
+    from bioio_tk.core.plate import Plate
     from bioio_tk.core.region import Shape5
     from bioio_tk.core.spec import ImageSpec
     from bioio_tk.engine.tiles import Tile
@@ -36,24 +40,33 @@ class BioReader(BioBase):
     Parameters
     ----------
     file_path : str or Path
-        The file; ``~`` is expanded.
+        The file or, for Zarr, the folder; ``~`` is expanded. Or its URL: ``http(s)://``,
+        ``s3://``, ``gs://``, ``memory://``.
     max_workers : int, optional
         Threads to decode with; by default one per CPU this process may use.
     backend : str, optional
-        ``"python"`` forces TIFF; by default the content of the file decides.
+        ``"python"`` forces TIFF, ``"zarr"`` Zarr; by default the content decides.
     series : int, optional
         Which image of the file (counted from 0, negative from the end).
     level : int, optional
         Which resolution (0 is the full one, negative from the end).
+    dims : str, optional
+        The axes of a Zarr array that does not name them, slowest first: ``"TZYX"``.
+    group : str, optional
+        Where in a Zarr store to begin: ``"A/1/0"``, ``"labels/nuclei"``.
+    storage_options : dict, optional
+        For a URL: what fsspec passes to the file system (``{"anon": True}`` …).
 
     Raises
     ------
     FileNotFoundError, IsADirectoryError
-        There is no such file, or it is a folder.
+        There is no such file, or it is a folder that is no image.
     UnknownFormatError, DamagedFileError
         No backend knows the format, or the file is broken.
     SpecError
         There is no such series, level or backend.
+    BackendMissingError
+        A package that is not installed is needed; the message says which.
 
     Notes
     -----
@@ -74,10 +87,14 @@ class BioReader(BioBase):
         *,
         series: int = 0,
         level: int = 0,
+        dims: str | None = None,
+        group: str = "",
+        storage_options: dict[str, Any] | None = None,
     ) -> None:
-        self._path = check_path(file_path)
+        self._path = locate(file_path)
         self._workers = check_workers(max_workers)
-        self._backend = registry.for_reading(self._path, backend)
+        self._options = OpenOptions(dims, group.strip("/"), dict(storage_options or {}))
+        self._backend = registry.for_reading(self._path, backend, self._options.storage_options)
         self._closed = False
         self._xml: str | None = None
         self._open()
@@ -89,15 +106,17 @@ class BioReader(BioBase):
 
     def _choose(self, series: Any, level: Any) -> None:
         images = self._live.images
-        self._series = _pick("series", series, [s.name for s in images])
+        self._series = _pick("series", series, len(images), lambda: self.series_names)
         levels = images[self._series].levels
-        self._level = _pick("level", level, [f"{v.shape[1]} x {v.shape[0]}" for v in levels])
+        sizes = [f"{v.shape[1]} x {v.shape[0]}" for v in levels]
+        self._level = _pick("level", level, len(levels), lambda: sizes)
         self._view = at_level(images[self._series], self._level)
 
     def _open(self) -> None:
         self._lock = threading.Lock()
         self._cache = engine.OwnTiles()
-        self._live: Source = registry.load_source(self._backend)(self._path)
+        place = registry.resolve(self._path, self._backend)
+        self._live: Source = registry.load_source(self._backend)(place, self._options)
         self._pid = os.getpid()
 
     @property
@@ -275,8 +294,26 @@ class BioReader(BioBase):
 
     @property
     def series_names(self) -> list[str]:
-        """Name of each image in the file, "" for one without."""
-        return [image.name for image in self._live.images]
+        """Name of each image in the file, "" for one without; on a plate its place, "A/1/0"."""
+        names = getattr(self._live.images, "names", None)  # where asking each image is costly
+        return [image.name for image in self._live.images] if names is None else list(names)
+
+    @property
+    def plate(self) -> Plate | None:
+        """The plate whose wells the images were taken in, None where there is none."""
+        return getattr(self._live, "plate", None)
+
+    @property
+    def labels(self) -> Labels:
+        """The label images (segmentations) of the image: name to a reader of its own.
+
+        Examples
+        --------
+        >>> with BioReader("cells.ome.zarr").labels["nuclei"] as nuclei:    # doctest: +SKIP
+        ...     outlines = nuclei[:]
+        """
+        labels = getattr(self._source, "labels", None)
+        return Labels(self, {} if labels is None else labels(self._series))
 
     @property
     def levels(self) -> int:
@@ -352,6 +389,7 @@ class BioReader(BioBase):
             "backend": self._backend.name,
             "series": self._series,
             "level": self._level,
+            "options": self._options,
             "closed": self._closed,
         }
 
@@ -362,6 +400,9 @@ class BioReader(BioBase):
             state["backend"],
             series=state["series"],
             level=state["level"],
+            dims=state["options"].dims,
+            group=state["options"].group,
+            storage_options=state["options"].storage_options,
         )
         if state["closed"]:
             self.close()
@@ -395,20 +436,49 @@ class BioReader(BioBase):
         raise ReadOnlyError(f"{name} of a BioReader cannot be set: it is what the file says")
 
 
+class Labels(Mapping[str, BioReader]):
+    """The label images of an image; each opens when it is asked for, and is yours to close."""
+
+    def __init__(self, image: BioReader, groups: dict[str, str]) -> None:
+        self._image = image
+        self._groups = groups
+
+    def __getitem__(self, name: str) -> BioReader:
+        if name not in self._groups:
+            known = ", ".join(self._groups) or "none"
+            raise KeyError(f"there are no labels called {name!r}; there are: {known}")
+        image = self._image
+        return BioReader(
+            image.path,
+            image.max_workers,
+            group=self._groups[name],
+            storage_options=image._options.storage_options,  # noqa: SLF001
+        )
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._groups)
+
+    def __len__(self) -> int:
+        return len(self._groups)
+
+    def __repr__(self) -> str:
+        return f"<labels of {self._image.path.name!r}: {', '.join(self._groups) or 'none'}>"
+
+
 def check_path(file_path: Any) -> Path:
-    """Return the path, ``~`` expanded; SpecError for what is no path."""
-    if isinstance(file_path, (str, os.PathLike)) and str(file_path):
-        return Path(file_path).expanduser()
-    raise SpecError(f"{file_path!r:.80} is no path: give a str or a pathlib.Path")
+    """Return the path, ``~`` expanded; SpecError for what is no path of this machine."""
+    place = locate(file_path)
+    if isinstance(place, Url):
+        raise SpecError(f"{str(place)!r} is a URL: give the path of a file on this machine")
+    return place
 
 
-def _pick(what: str, number: Any, names: list[str]) -> int:
-    count = len(names)
+def _pick(what: str, number: Any, count: int, names: Callable[[], list[str]]) -> int:
     if isinstance(number, bool) or not hasattr(number, "__index__"):
         raise SpecError(f"{what}={number!r}: give a whole number from 0 to {count - 1}")
     index = number.__index__()
     if not -count <= index < count:
-        known = ", ".join(f"{i}: {name or 'unnamed'}" for i, name in enumerate(names[:20]))
+        known = ", ".join(f"{i}: {name or 'unnamed'}" for i, name in enumerate(names()[:20]))
         raise SpecError(f"{what}={index} does not exist; there are {count} ({known})")
     return int(index % count)
 

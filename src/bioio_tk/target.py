@@ -1,17 +1,29 @@
-"""Target: a file grows beside the place it is meant for, and moves there when it is whole."""
+"""Targets: a file or folder grows beside its place, and moves there when it is whole."""
 
 from __future__ import annotations
 
+import errno
 import os
+import shutil
+import sys
 from contextlib import suppress
-from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
-from bioio_tk.errors import TargetBusyError, TargetExistsError
+from bioio_tk.backends._store import remove_replaced, replaced_path
+from bioio_tk.core.location import Url
+from bioio_tk.errors import TargetBusyError, TargetExistsError, UnsupportedError
 
 try:
     import fcntl
 except ImportError:  # Windows: an open file cannot be replaced there, which protects as well
     fcntl = None  # type: ignore[assignment]
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+    from bioio_tk.backends.registry import Backend
+    from bioio_tk.core.location import Location
 
 SUFFIX = ".partial"
 
@@ -124,6 +136,10 @@ class Target:
         """Let go of the partial file and leave it where it is, for recovery."""
         self._release()
 
+    def discard(self) -> None:
+        """Remove the partial file that leave() has left."""
+        self.partial.unlink(missing_ok=True)
+
     def _release(self) -> None:
         fd, self._fd = self._fd, -1
         if fd >= 0:
@@ -137,17 +153,7 @@ class Target:
         )
 
     def _lock(self, fd: int) -> None:
-        if os.name == "nt":
-            return
-        try:
-            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise TargetBusyError(
-                f"another writer is at work on {str(self.path)!r}: wait until it has closed it, "
-                "or write to another name"
-            ) from None
-        except OSError:
-            return  # a file system without locks
+        lock(fd, self.path)
 
     def _unlock(self, fd: int) -> None:
         # said out loud, because a forked child still has the file open and with it the lock
@@ -163,6 +169,322 @@ class Target:
             same = False
         if not same:
             raise TargetBusyError(f"another writer has just finished {str(self.path)!r}")
+
+
+class FolderTarget(Target):
+    """A folder to be made at `path`, as `Target` makes a file.
+
+    Parameters
+    ----------
+    path, overwrite, leftover
+        As for `Target`.
+    foreign : callable
+        Returns a file in a folder that is none of this format's, None where there is none: a
+        folder with such a file is never replaced or removed.
+    shared : bool
+        Let others that say so work on the same unfinished folder.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        *,
+        overwrite: bool,
+        leftover: bool = False,
+        foreign: Callable[[Path], Path | None],
+        shared: bool = False,
+    ) -> None:
+        self._foreign = foreign
+        self._shared = shared
+        super().__init__(path, overwrite=overwrite, leftover=leftover)
+
+    def adopt(self) -> None:
+        """Take hold of the unfinished folder that an interrupted write has left."""
+        try:
+            fd = self._open_folder()
+        except NotADirectoryError:
+            raise FileNotFoundError(f"{str(self.partial)!r} is a file, not a folder") from None
+        try:
+            self._lock(fd)
+            self._same_file(fd)
+        except BaseException:
+            _close(fd)
+            raise
+        self._fd = fd
+
+    def check(self) -> None:
+        """Raise where open() would, without touching anything."""
+        if self.path.exists():
+            self._check_replaceable()
+        if not self.path.parent.is_dir():
+            raise FileNotFoundError(
+                f"there is no folder {str(self.path.parent)!r} to write {self.path.name!r} into"
+            )
+        if self.partial.exists():
+            fd = self._open_folder()
+            try:
+                self._lock(fd)
+            finally:
+                _close(fd)
+            if not self._overwrite:
+                self._refuse_leftover()
+            self._check_ours(self.partial)
+
+    def open(self) -> None:
+        """Create the empty partial folder and hold it."""
+        while True:
+            with suppress(FileExistsError):
+                self.partial.mkdir()
+            try:
+                fd = self._open_folder()
+            except FileNotFoundError:
+                continue  # another writer has just finished, or given up
+            break
+        try:
+            self._lock(fd)
+            self._same_file(fd)
+            if any(self.partial.iterdir()):
+                if not self._overwrite:
+                    self._refuse_leftover()
+                self._check_ours(self.partial)
+                _empty(self.partial)
+        except BaseException:
+            _close(fd)
+            raise
+        self._fd = fd
+
+    def commit(self) -> None:
+        """Move the partial folder into place."""
+        if self._overwrite and self.path.exists():
+            self._check_replaceable()
+            self._replace()
+        else:
+            self._move()
+        self._release()
+
+    def abort(self) -> None:
+        """Remove the partial folder; the place it was meant for stays as it is."""
+        if self._fd != -1:
+            shutil.rmtree(self.partial)
+        self._release()
+
+    def discard(self) -> None:
+        """Remove the partial folder that leave() has left."""
+        shutil.rmtree(self.partial, ignore_errors=True)
+
+    def _move(self) -> None:
+        try:
+            if self.path.exists():
+                raise FileExistsError
+            os.rename(self.partial, self.path)
+        except OSError as exc:
+            if not isinstance(exc, FileExistsError) and exc.errno != errno.ENOTEMPTY:
+                raise
+            raise TargetExistsError(
+                f"{str(self.path)!r} has come into being meanwhile; the new image is kept in "
+                f"{str(self.partial)!r}"
+            ) from None
+
+    def _replace(self) -> None:
+        """Put the new folder into the place of the old one, which lives on while it is read."""
+        old = os.open(self.path, os.O_RDONLY) if fcntl is not None else -1
+        try:
+            aside = replaced_path(self.path, old) if old >= 0 else _unused(self.path)
+            if exchange(self.partial, self.path):
+                os.rename(self.partial, aside)
+            else:
+                os.rename(self.path, aside)
+                try:
+                    os.rename(self.partial, self.path)
+                except BaseException:
+                    os.rename(aside, self.path)
+                    raise
+            if old >= 0:
+                remove_replaced(self.path, old)
+            else:
+                shutil.rmtree(aside, ignore_errors=True)
+        finally:
+            _close(old)
+
+    def _check_replaceable(self) -> None:
+        if not self.path.is_dir():
+            raise TargetExistsError(
+                f"{str(self.path)!r} is a file, and the new image is a folder: choose another name"
+            )
+        if not any(self.path.iterdir()) or self._foreign(self.path) == self.path:
+            raise IsADirectoryError(
+                f"{str(self.path)!r} is a folder, and no image: nothing in it is touched; choose "
+                "another name"
+            )
+        if not self._overwrite:
+            raise TargetExistsError(
+                f"{str(self.path)!r} exists: choose another name, or pass overwrite=True to "
+                "replace it once the new image is complete"
+            )
+        self._check_ours(self.path)
+
+    def _check_ours(self, folder: Path) -> None:
+        found = self._foreign(folder) if any(folder.iterdir()) else None
+        if found is not None:
+            raise TargetExistsError(
+                f"{str(folder)!r} holds {str(found.relative_to(folder))!r}, which is no part of an "
+                "image: move that away first, or choose another name"
+            )
+
+    def _open_folder(self) -> int:
+        if not hasattr(os, "O_DIRECTORY"):  # Windows: folders cannot be held
+            return -2 if self.partial.is_dir() else os.open(self.partial, os.O_RDONLY)
+        try:
+            return os.open(self.partial, os.O_RDONLY | os.O_DIRECTORY)
+        except FileNotFoundError:
+            raise FileNotFoundError(
+                f"there is no unfinished folder {str(self.partial)!r}"
+            ) from None
+
+    def _same_file(self, fd: int) -> None:
+        if fd >= 0:
+            super()._same_file(fd)
+
+    def _lock(self, fd: int) -> None:
+        if fd >= 0:
+            lock(fd, self.path, shared=self._shared)
+
+    def _release(self) -> None:
+        fd, self._fd = self._fd, -1
+        if fd >= 0:
+            self._unlock(fd)
+            os.close(fd)
+
+
+class PackedTarget(FolderTarget):
+    """A folder that becomes one file when it is whole.
+
+    Parameters
+    ----------
+    path, overwrite, leftover, foreign
+        As for `FolderTarget`.
+    pack : callable
+        Makes the file from the folder: ``pack(folder, file)``.
+    """
+
+    def __init__(
+        self, path: Path, *, pack: Callable[[Path, Path], object], overwrite: bool, **more: Any
+    ) -> None:
+        self._pack = pack
+        super().__init__(path, overwrite=overwrite, **more)
+
+    def commit(self) -> None:
+        """Move the partial folder into place."""
+        packed = self.partial.with_name(self.partial.name + ".packed")
+        try:
+            self._pack(self.partial, packed)
+            if self._overwrite:
+                os.replace(packed, self.path)
+            else:
+                move_new(packed, self.path)
+        finally:
+            packed.unlink(missing_ok=True)
+        self.abort()
+
+    def _check_replaceable(self) -> None:
+        if self.path.is_dir():
+            raise IsADirectoryError(f"{str(self.path)!r} is a folder; give the path of a file")
+        if not self._overwrite:
+            raise TargetExistsError(
+                f"{str(self.path)!r} exists: choose another name, or pass overwrite=True to "
+                "replace it once the new image is complete"
+            )
+
+
+class RemoteTarget:
+    """A place on a server: it is written where it stays, and opens only when it is complete.
+
+    Parameters
+    ----------
+    url : Url
+        Where the image goes.
+    overwrite : bool
+        Remove what is there when the first pixel is written.
+    exists : callable
+        Tells whether there is an image already.
+    remove : callable
+        Removes all that is there.
+    """
+
+    def __init__(
+        self,
+        url: Url,
+        *,
+        overwrite: bool,
+        exists: Callable[[], bool],
+        remove: Callable[[], object],
+    ) -> None:
+        self.path = self.partial = url
+        self._overwrite = overwrite
+        self._exists = exists
+        self._remove = remove
+        self._begun = False
+        self.check()
+
+    def check(self) -> None:
+        """Raise where open() would, without touching anything."""
+        if not self._overwrite and self._exists():
+            raise TargetExistsError(
+                f"{str(self.path)!r} exists: choose another name, or pass overwrite=True to "
+                "replace it; on a server the old image is removed when the first pixel is written"
+            )
+
+    def open(self) -> None:
+        """Remove what is to be replaced."""
+        self.check()
+        if self._overwrite:
+            self._remove()
+        self._begun = True
+
+    def commit(self) -> None:
+        """Do nothing: what was written last made it an image."""
+
+    def abort(self) -> None:
+        """Remove what was written."""
+        if self._begun:
+            self._begun = False
+            self._remove()
+
+    def discard(self) -> None:
+        """Remove what leave() has left."""
+        self._remove()
+
+    def leave(self) -> None:
+        """Leave what was written where it is; without its metadata nobody takes it for an image."""
+
+
+def target_for(
+    location: Location,
+    backend: Backend,
+    sink: Any,
+    *,
+    overwrite: bool,
+    storage_options: dict[str, Any],
+) -> Target | RemoteTarget:
+    """Return the target for what a backend writes at a location."""
+    packed = location.name.lower().endswith(backend.packed) if backend.packed else False
+    if isinstance(location, Url):
+        if not backend.marks or packed:
+            raise UnsupportedError(
+                f"{str(location)!r} is a URL, and only OME-Zarr folders are written to a server: "
+                "write the file here and upload it, or end the name with .ome.zarr"
+            )
+        return RemoteTarget(
+            location,
+            overwrite=overwrite,
+            exists=lambda: bool(sink.exists(location, storage_options)),
+            remove=lambda: sink.remove(location, storage_options),
+        )
+    if not backend.marks:
+        return Target(location, overwrite=overwrite)
+    if packed:
+        return PackedTarget(location, pack=sink.pack, overwrite=overwrite, foreign=sink.foreign)
+    return FolderTarget(location, overwrite=overwrite, foreign=sink.foreign)
 
 
 def partial_path(path: Path) -> Path:
@@ -184,3 +506,49 @@ def move_new(source: Path, path: Path) -> None:
         os.rename(source, path)
     else:
         source.unlink()
+
+
+def lock(fd: int, path: Path, *, shared: bool = False) -> None:
+    """Lock an open file or folder for a writer of `path`; TargetBusyError where one has it."""
+    if fcntl is None:
+        return
+    kind = fcntl.LOCK_SH if shared else fcntl.LOCK_EX
+    try:
+        fcntl.flock(fd, kind | fcntl.LOCK_NB)
+    except BlockingIOError:
+        raise TargetBusyError(
+            f"another writer is at work on {str(path)!r}: wait until it has closed it, "
+            "or write to another name"
+        ) from None
+    except OSError:
+        return  # a file system without locks
+
+
+def exchange(one: Path, other: Path) -> bool:
+    """Swap two names at once, so that neither is ever missing; False where that cannot be done."""
+    if not sys.platform.startswith("linux"):
+        return False
+    import ctypes
+
+    swap = getattr(ctypes.CDLL(None, use_errno=True), "renameat2", None)
+    if swap is None:
+        return False
+    here = -100  # AT_FDCWD: names are relative to the working folder
+    return bool(swap(here, os.fsencode(one), here, os.fsencode(other), 2) == 0)
+
+
+def _unused(path: Path) -> Path:
+    return path.with_name(f".{path.name}.{os.getpid()}.replaced")
+
+
+def _empty(folder: Path) -> None:
+    for entry in folder.iterdir():
+        if entry.is_dir() and not entry.is_symlink():
+            shutil.rmtree(entry)
+        else:
+            entry.unlink()
+
+
+def _close(fd: int) -> None:
+    if fd >= 0:
+        os.close(fd)

@@ -17,22 +17,30 @@ from bioio_tk.core.assign import place, spread
 from bioio_tk.core.downsample import METHODS
 from bioio_tk.core.dtype import CASTS, as_pixels
 from bioio_tk.core.index import Selection, select
+from bioio_tk.core.location import locate
 from bioio_tk.core.region import AXES
 from bioio_tk.draft import ALIASES, PROPERTIES, Draft
 from bioio_tk.engine.pool import check_workers
 from bioio_tk.engine.scratch import Scratch
 from bioio_tk.engine.write import TileWriter
-from bioio_tk.errors import BioIOError, ClosedError, ReadOnlyError, SpecError
-from bioio_tk.reader import check_path
-from bioio_tk.target import Target
+from bioio_tk.errors import (
+    BioIOError,
+    ClosedError,
+    ReadOnlyError,
+    SpecError,
+    UnsupportedError,
+)
+from bioio_tk.place import Place
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
 
     from numpy.typing import NDArray
     from ome_types import OME
 
     from bioio_tk.backends.base import Sink
+    from bioio_tk.backends.registry import Backend
+    from bioio_tk.core.plate import Plate
     from bioio_tk.core.region import Shape5
     from bioio_tk.core.spec import ImageSpec
 
@@ -46,11 +54,12 @@ class BioWriter(BioBase):
     Parameters
     ----------
     file_path : str or Path
-        The file to make; its ending says the format.
+        The file to make; its ending says the format: ``.ome.tif`` …, ``.ome.zarr`` or ``.zarr``
+        (a folder; ``.ozx`` and ``.zip`` pack it). An OME-Zarr may also go to a URL (``s3://`` …).
     max_workers : int, optional
         Threads to encode with; by default one per CPU this process may use.
     backend : str, optional
-        ``"python"`` forces OME-TIFF; by default the ending of the name decides.
+        ``"python"`` forces OME-TIFF, ``"zarr"`` OME-Zarr; by default the ending decides.
     metadata : ome_types.OME or str, optional
         Metadata to carry over, also shape, pixel type, channels and sizes of its first image.
     image : numpy.ndarray, optional
@@ -60,16 +69,19 @@ class BioWriter(BioBase):
         An image to take everything from but the pixels.
     compression : str, optional
         Name of the codec: for OME-TIFF ``"deflate"`` (default), ``"zstd"``, ``"lzw"``, ``"lzma"``,
-        ``"packbits"``, ``"jpeg"``, ``"jpeg2000"``, ``"jpegxl"``, ``"lerc"``, ``"none"``.
+        ``"packbits"``, ``"jpeg"``, ``"jpeg2000"``, ``"jpegxl"``, ``"lerc"``, ``"none"``; for
+        OME-Zarr ``"zstd"`` (default), ``"blosc-zstd"``, ``"blosc-lz4"``, ``"gzip"``, ``"none"``.
     compression_level : int, optional
         Level or quality, in the codec's own scale.
     predictor : bool, optional
         Store differences of neighbouring pixels, where the codec allows it.
     tile_size : int or (int, int)
-        Height and width of the tiles, multiples of 16.
+        Height and width of the tiles (in OME-Zarr: chunks), multiples of 16.
     pyramid : bool or int
         True adds smaller resolutions until a plane fits into 256 pixels; a number is that of all
         resolutions, the full one included.
+    pyramid_z : bool
+        Shrink along Z as well, as soon as pixels are as large as planes are apart (OME-Zarr).
     downsample : str
         How pixels are joined: ``"mean"``, ``"nearest"``, ``"mode"`` (for labels), ``"median"`` or
         ``"max"``.
@@ -77,7 +89,28 @@ class BioWriter(BioBase):
         Convert pixels of another type: ``"exact"`` (raise where a value does not fit), ``"clip"``,
         ``"scale"`` or ``"wrap"``. By default another type is an error.
     overwrite : bool
-        Replace the file that is there, once the new one is complete.
+        Replace the image that is there, once the new one is complete. A folder that holds
+        anything but an OME-Zarr is never replaced.
+    mode : {"w", "create", "r+"}
+        ``"w"`` writes an image. For several processes that write one OME-Zarr: ``"create"`` lays
+        it out, ``"r+"`` writes whole shards (or chunks, where there are no shards) into it, and
+        `bioio_tk.finish` makes the pyramid and moves it into place.
+    ngff_version : {"0.5", "0.4"}
+        Version of OME-Zarr: 0.5 (default) is Zarr v3, 0.4 is Zarr v2.
+    chunks : int or tuple, optional
+        Size of the chunks of an OME-Zarr along Y, X[, Z[, C[, T]]]; any numbers.
+    shards : int, tuple or False, optional
+        Size of the shards, multiples of the chunks. By default shards are made where there would
+        be thousands of chunks, so large that there are thousands of files, not millions.
+    group : str, optional
+        Write into an OME-Zarr of several images: ``"labels/nuclei"`` adds a label image,
+        ``"1"`` a series, ``"A/3/0"`` a field of a plate.
+    plate : Plate, optional
+        With `group`: name, rows and columns of the plate.
+    label : dict, optional
+        With a group of labels: ``{"colors": {1: (255, 0, 0, 255)}, "properties": {1: {…}}}``.
+    storage_options : dict, optional
+        For a URL: what fsspec passes to the file system.
     **properties
         Any property of the image: ``X Y Z C T`` (or ``shape``), ``dtype``, ``channel_names``,
         ``channel_colors``, ``physical_size_x`` … as ``(value, unit)``, ``time_increment``,
@@ -115,16 +148,26 @@ class BioWriter(BioBase):
         downsample: str = "mean",
         cast: str | None = None,
         overwrite: bool = False,
+        mode: str = "w",
         bigtiff: bool | None = None,
+        ngff_version: str | None = None,
+        chunks: int | Sequence[int] | None = None,
+        shards: int | Sequence[int] | bool | None = None,
+        pyramid_z: bool = False,
+        group: str = "",
+        plate: Plate | None = None,
+        label: dict[str, Any] | None = None,
+        storage_options: dict[str, Any] | None = None,
         **properties: Any,
     ) -> None:
         self._pid = os.getpid()
         self._state = "new"  # new -> open -> closed; "failed" once a tile was not stored
-        self._path = check_path(file_path)
+        self._path = locate(file_path)
         self._workers = check_workers(max_workers)
         self._row = registry.for_writing(self._path, backend)
-        self._tile = _tile_size(tile_size)
+        self._tile = _tile_size(tile_size) if chunks is None else _chunk_size(chunks)
         self._levels = _level_count(pyramid)
+        self._shrink_z = bool(pyramid_z)
         self._cast = cast
         if cast is not None and cast not in CASTS:
             raise SpecError(f"cast={cast!r}: choose one of {', '.join(CASTS)}")
@@ -134,15 +177,31 @@ class BioWriter(BioBase):
         self._draft = Draft()
         self._image: NDArray[Any] | None = None
         self._describe(metadata, image, like, properties)
-        extra = {} if bigtiff is None else {"bigtiff": bigtiff}
-        self._options = (compression, compression_level, predictor, extra)
+        place = Place(self._path, self._row, group, plate)
+        extra = {
+            "bigtiff": bigtiff,
+            "ngff_version": ngff_version,
+            "chunks": chunks,
+            "shards": shards,
+            "label": label if label is not None or not place.is_label else {},
+        }
+        given = {name: value for name, value in extra.items() if value is not None}
+        self._options = (compression, compression_level, predictor, given)
+        self._storage_options = dict(storage_options or {})
         self._sink_class: Any = registry.load_sink(self._row)
-        self._check()
-        self._target = Target(self._path, overwrite=overwrite)
         self._final: ImageSpec | None = None
         self._sink: Sink | None = None
         self._gate = threading.Condition()
         self._writing = 0
+        self._mode = _mode(mode, self._row)
+        if self._mode == "r+":
+            self._join(place)
+            return
+        self._check()
+        self._place = place
+        self._target: Any = place.target(
+            self._sink_class, overwrite=overwrite, storage_options=self._storage_options
+        )
 
     def _describe(
         self, metadata: Any, image: Any, like: BioBase | None, properties: dict[str, Any]
@@ -246,6 +305,10 @@ class BioWriter(BioBase):
     def _write(self, selection: Selection, value: Any) -> None:
         pixels = as_pixels(value, self.dtype, self._cast)
         data = selection.flip(spread(pixels, selection))
+        if self._mode == "create":
+            raise SpecError("mode='create' lays an image out: open it with mode='r+' to write")
+        if self._mode == "r+":
+            self._check_aligned(selection)
         with self._busy():
             if selection.size:
                 try:
@@ -291,14 +354,53 @@ class BioWriter(BioBase):
 
     def _check(self) -> None:
         """Raise before anything exists where the image cannot be stored."""
-        self._sink_class.check((self._draft.spec(self._tile, self._levels),), self._store_options())
+        self._sink_class.check((self._drafted(),), self._store_options())
+
+    def _drafted(self) -> ImageSpec:
+        return self._draft.spec(
+            self._tile,
+            self._levels,
+            multiple=self._sink_class.caps.tile_multiple,
+            shrink_z=self._shrink_z,
+        )
 
     def _store_options(self) -> StoreOptions:
         compression, level, predictor, extra = self._options
-        return StoreOptions(compression, level, predictor, self._draft.metadata, extra)
+        return StoreOptions(
+            compression,
+            level,
+            predictor,
+            self._draft.metadata,
+            self._method,
+            extra,
+            self._storage_options,
+        )
+
+    def _join(self, place: Place) -> None:
+        """Go on with an image that was laid out for several processes."""
+        self._place = place
+        self._target = place.leftover(self._sink_class, shared=True)
+        try:
+            self._sink = self._sink_class.reopen(self._target.partial, shared=True)
+        except BaseException:
+            self._target.leave()
+            raise
+        self._final = self._sink.images[0]
+        self._begin()
+
+    def _check_aligned(self, selection: Selection) -> None:
+        unit = self._sink.unit()  # type: ignore[union-attr]
+        for axis, span, n, size in zip(AXES, selection.spans, unit, self.shape, strict=True):
+            run = isinstance(span, range) and span.step == 1
+            if not run or span[0] % n or (span[-1] + 1) % n * (size - span[-1] - 1):
+                raise SpecError(
+                    f"in mode 'r+' each write covers whole files, which are {n} pixels long "
+                    f"along {axis}: begin at a multiple of {n} and end at one, or at {size} "
+                    f"(given: {span!r:.60})"
+                )
 
     def _start(self) -> None:
-        spec = self._draft.spec(self._tile, self._levels)
+        spec = self._drafted()
         options = self._store_options()
         self._sink_class.check((spec,), options)
         self._target.open()
@@ -308,9 +410,12 @@ class BioWriter(BioBase):
             self._target.abort()
             raise
         self._final = spec
-        self._scratch = Scratch(self._target.partial.parent)
+        self._begin()
+
+    def _begin(self) -> None:
+        self._scratch = Scratch(self._place.scratch_folder)
         self._tiles = TileWriter(
-            self._sink, workers=self._workers, scratch=self._scratch, method=self._method
+            self._live_sink, workers=self._workers, scratch=self._scratch, method=self._method
         )
         self._state = "open"
 
@@ -342,10 +447,15 @@ class BioWriter(BioBase):
                     f"a write to {self._path.name!r} failed, so the image is not complete; the "
                     f"tiles stored before are in {str(self._target.partial)!r}"
                 )
-            self._tiles.flush()
-            self._live_sink.finish()
+            if self._mode != "create":
+                self._tiles.flush()
+                self._live_sink.finish()
             self._live_sink.close()
-            self._target.commit()
+            if self._mode == "w":
+                self._target.commit()
+                self._place.register(self._sink_class, self._options[3].get("ngff_version"))
+            else:
+                self._target.leave()
         except BaseException:
             self._let_go()
             self._target.leave()
@@ -363,7 +473,15 @@ class BioWriter(BioBase):
         if state in ("open", "failed"):
             self._let_go()
             self._scratch.close()
-            self._target.abort()
+            if self._mode == "r+":  # others are at work on it; whole units stay
+                self._target.leave()
+            else:
+                self._target.abort()
+
+    def discard(self) -> None:
+        """Remove what a close() that failed has left for recovery."""
+        if self._state == "closed":
+            self._target.discard()
 
     def _worth_writing(self) -> bool:
         return self._image is not None or {"X", "Y"} <= set(self._draft.sizes)
@@ -432,7 +550,7 @@ class BioWriter(BioBase):
     def _spec(self) -> ImageSpec:
         if self._final is not None:
             return self._final
-        return self._draft.spec(self._tile, self._levels)
+        return self._drafted()
 
     def _get_shape(self) -> Shape5:
         return self._draft.shape if self._final is None else self._final.shape
@@ -459,6 +577,27 @@ def _tile_size(value: Any) -> tuple[int, int]:
     if len(sizes) != 2 or not whole or any(n < 16 or n % 16 for n in sizes):
         raise SpecError(f"tile_size={value!r}: give a multiple of 16, or two (height, width)")
     return (int(sizes[0]), int(sizes[1]))
+
+
+def _chunk_size(value: Any) -> tuple[int, ...]:
+    sizes = (value, value) if np.ndim(value) == 0 else tuple(value)
+    whole = all(isinstance(n, (int, np.integer)) and not isinstance(n, bool) for n in sizes)
+    if not 2 <= len(sizes) <= 5 or not whole or any(n < 1 for n in sizes):
+        raise SpecError(
+            f"chunks={value!r}: give a whole number, or one for each of Y, X[, Z[, C[, T]]]"
+        )
+    return tuple(int(n) for n in sizes)
+
+
+def _mode(mode: str, row: Backend) -> str:
+    if mode not in ("w", "create", "r+"):
+        raise SpecError(f"mode={mode!r}: choose 'w', 'create' or 'r+'")
+    if mode != "w" and not row.marks:
+        raise UnsupportedError(
+            f"mode={mode!r} is for several processes that write one image, which only OME-Zarr "
+            "can: end the name with .ome.zarr"
+        )
+    return mode
 
 
 def _level_count(pyramid: Any) -> int | None:

@@ -1,16 +1,27 @@
-"""RandomFile: bytes at an offset, from any thread, without a shared file position."""
+"""RandomFile, UrlFile: bytes at an offset, from any thread, without a shared file position."""
 
 from __future__ import annotations
 
+import io
 import os
-from typing import TYPE_CHECKING, Any
+import threading
+from collections import OrderedDict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 if TYPE_CHECKING:
-    from pathlib import Path
+    from bioio_tk.backends._store_url import UrlStore
+    from bioio_tk.core.location import Location, Url
 
 _FARTHEST = 1 << 62
 """An offset that no file has; the system refuses larger ones with an error of its own."""
-_BINARY = getattr(os, "O_BINARY", 0) | getattr(os, "O_CLOEXEC", 0)
+BINARY = getattr(os, "O_BINARY", 0) | getattr(os, "O_CLOEXEC", 0)
+"""What to open every file with."""
+_BLOCK = 1 << 16
+"""A remote file is read in blocks of this size where little is wanted."""
+_SMALL = 1 << 14
+"""Reads up to this size are made a block: what is wanted next often lies beside it."""
+_MOST_BLOCKS = 64
 
 
 class RandomFile:
@@ -26,7 +37,7 @@ class RandomFile:
 
     def __init__(self, path: Path, *, writable: bool = False) -> None:
         self.path = path
-        self._fd = os.open(path, (os.O_RDWR if writable else os.O_RDONLY) | _BINARY)
+        self._fd = os.open(path, (os.O_RDWR if writable else os.O_RDONLY) | BINARY)
 
     @property
     def size(self) -> int:
@@ -35,15 +46,7 @@ class RandomFile:
 
     def read(self, offset: int, count: int) -> bytes:
         """Return up to `count` bytes from `offset`; fewer only at the end of the file."""
-        parts = []
-        while count > 0 and 0 <= offset < _FARTHEST:
-            part = _pread(self._fd, count, offset)
-            if not part:
-                break
-            parts.append(part)
-            offset += len(part)
-            count -= len(part)
-        return parts[0] if len(parts) == 1 else b"".join(parts)
+        return pread(self._fd, count, offset)
 
     def read_into(self, offset: int, buffer: Any) -> int:
         """Fill a contiguous writable `buffer` from `offset`; return the number of bytes read."""
@@ -104,3 +107,173 @@ else:  # Windows has no positional read; one position a process, so one at a tim
         with _SEEK:
             os.lseek(fd, offset, os.SEEK_SET)
             return os.write(fd, view)
+
+
+def pread(fd: int, count: int, offset: int) -> bytes:
+    """Return up to `count` bytes from `offset`; fewer only at the end of the file."""
+    parts = []
+    while count > 0 and 0 <= offset < _FARTHEST:
+        part = _pread(fd, count, offset)
+        if not part:
+            break
+        parts.append(part)
+        offset += len(part)
+        count -= len(part)
+    return parts[0] if len(parts) == 1 else b"".join(parts)
+
+
+def pread_all(fd: int) -> bytes:
+    """Return everything in an open file."""
+    return pread(fd, os.fstat(fd).st_size, 0)
+
+
+class UrlFile:
+    """A remote file to read at explicit offsets; safe to share between threads.
+
+    The first request fetches the start of the file (or its end) and learns its size. What is
+    wanted in small pieces is fetched in larger blocks, of which the last few are kept; a large
+    piece is one request.
+
+    Parameters
+    ----------
+    url : Url
+        An existing file.
+    storage_options : dict, optional
+        See `UrlStore`.
+    tail : int
+        Fetch so many bytes of the end of the file first, instead of its start.
+
+    Raises
+    ------
+    FileNotFoundError
+        The server has no such file.
+    OSError
+        It cannot be reached; all that `UrlStore` raises.
+    """
+
+    def __init__(
+        self, url: Url, storage_options: dict[str, Any] | None = None, *, tail: int = 0
+    ) -> None:
+        from bioio_tk.backends._store_url import UrlStore
+
+        self.path = url
+        self._store = UrlStore(url, storage_options)
+        self._blocks: OrderedDict[int, bytes] = OrderedDict()
+        self._lock = threading.Lock()
+        try:
+            start, self._seed, self.size = _first(self._store, tail)
+        except BaseException:
+            self._store.close()
+            raise
+        self._seed_start = start
+
+    def read(self, offset: int, count: int) -> bytes:
+        """Return up to `count` bytes from `offset`; fewer only at the end of the file."""
+        if count <= 0 or not 0 <= offset < self.size:
+            return b""
+        count = min(count, self.size - offset)
+        begin = offset - self._seed_start
+        if begin >= 0 and begin + count <= len(self._seed):
+            return self._seed[begin : begin + count]
+        first, last = offset // _BLOCK, (offset + count - 1) // _BLOCK
+        with self._lock:
+            near = range(first, last + 1) if last - first < 2 else ()
+            parts = [self._kept(n) for n in near] or [None]
+        if None in parts:
+            if count > _SMALL:
+                return self._fetch(offset, count)
+            parts = self._load(first, last, parts)
+        whole = b"".join(part for part in parts if part is not None)
+        return whole[offset - first * _BLOCK :][:count]
+
+    def read_into(self, offset: int, buffer: Any) -> int:
+        """Fill a contiguous writable `buffer` from `offset`; return the number of bytes read."""
+        view = memoryview(buffer).cast("B")
+        data = self.read(offset, len(view))
+        view[: len(data)] = data
+        return len(data)
+
+    def close(self) -> None:
+        """Close the connection. Safe to call twice."""
+        self._store.close()
+
+    def _kept(self, number: int) -> bytes | None:
+        block = self._blocks.get(number)
+        if block is not None:
+            self._blocks.move_to_end(number)
+        return block
+
+    def _load(self, first: int, last: int, parts: list[bytes | None]) -> list[bytes | None]:
+        """Return neighbouring blocks, of which those that are missing are one request."""
+        lacking = [n for n, part in zip(range(first, last + 1), parts, strict=True) if part is None]
+        start = lacking[0] * _BLOCK
+        data = self._fetch(start, min((lacking[-1] + 1) * _BLOCK, self.size) - start)
+        fresh = {n: data[n * _BLOCK - start :][:_BLOCK] for n in lacking}
+        with self._lock:
+            self._blocks.update(fresh)
+            while len(self._blocks) > _MOST_BLOCKS:
+                self._blocks.popitem(last=False)
+        return [fresh.get(n, part) for n, part in zip(range(first, last + 1), parts, strict=True)]
+
+    def _fetch(self, offset: int, count: int) -> bytes:
+        data = self._store.get_range("", offset, count)
+        if data is None or len(data) != count:
+            raise OSError(
+                f"{self._store.where()} was {self.size} bytes long when it was opened, and is no "
+                "longer: it has been replaced or removed meanwhile"
+            )
+        return data
+
+
+def _first(store: UrlStore, tail: int) -> tuple[int, bytes, int]:
+    """Return the first piece fetched of a file: its offset, its bytes, and the file's size."""
+    piece = store.fetch("", -tail, tail) if tail else store.fetch("", 0, _BLOCK)
+    if piece is None:
+        raise FileNotFoundError(f"{store.where()}: there is no such file on the server")
+    size = piece.size
+    if size is None:  # an object store's answer does not say
+        size = store.size("") if len(piece.data) == (tail or _BLOCK) else len(piece.data)
+    size = len(piece.data) if size is None else size
+    return (max(0, size - tail) if tail else 0), piece.data, size
+
+
+class Seekable(io.RawIOBase):
+    """A file with a position over one without, for code that needs one; for one thread."""
+
+    def __init__(self, file: AnyFile) -> None:
+        super().__init__()
+        self.name = str(file.path)
+        self._file = file
+        self._at = 0
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def tell(self) -> int:
+        return self._at
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
+        base = {os.SEEK_SET: 0, os.SEEK_CUR: self._at, os.SEEK_END: self._file.size}[whence]
+        if base + offset < 0:
+            # both an OSError, as of a file, and a ValueError, as of bytes in memory
+            raise io.UnsupportedOperation(f"{self.name} has no byte {base + offset}")
+        self._at = base + offset
+        return self._at
+
+    def readinto(self, buffer: Any) -> int:
+        done = self._file.read_into(self._at, buffer)
+        self._at += done
+        return done
+
+
+AnyFile: TypeAlias = RandomFile | UrlFile
+
+
+def open_random(location: Location, storage_options: dict[str, Any] | None = None) -> AnyFile:
+    """Return an open file of this machine or of a server."""
+    if isinstance(location, Path):
+        return RandomFile(location)
+    return UrlFile(location, storage_options)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from bioio_tk.backends._file import RandomFile
+from bioio_tk.backends._file import Seekable, open_random
 from bioio_tk.backends._tiff_ifd import Ifd, IfdReader, Twin
 from bioio_tk.backends._tiff_plain import PlainPage, is_single, plain_page
 from bioio_tk.backends._tiff_segments import Page, Recipe
@@ -19,6 +19,9 @@ from bioio_tk.errors import BioIOError, DamagedFileError
 if TYPE_CHECKING:
     from numpy.typing import NDArray
     from tifffile import TiffFile
+
+    from bioio_tk.backends._file import AnyFile
+    from bioio_tk.core.location import Location
 
 _KEEP = 4096
 _YCBCR = 6
@@ -30,9 +33,9 @@ class TiffHandle:
 
     Parameters
     ----------
-    path : Path
+    path : Path or Url
         The file.
-    file : RandomFile, optional
+    file : RandomFile or UrlFile, optional
         The same, if it is open already; it is closed with this.
 
     Raises
@@ -41,9 +44,9 @@ class TiffHandle:
         It is no TIFF, or its first page cannot be understood.
     """
 
-    def __init__(self, path: Path, file: RandomFile | None = None) -> None:
+    def __init__(self, path: Location, file: AnyFile | None = None) -> None:
         self.path = path
-        self.file = RandomFile(path) if file is None else file
+        self.file = open_random(path) if file is None else file
         self._lock = threading.RLock()
         self._recipes: dict[Any, Recipe] = {}
         self._pages: OrderedDict[int, Page] = OrderedDict()
@@ -75,8 +78,9 @@ class TiffHandle:
                 from tifffile import TiffFile
 
                 try:
+                    file: Any = self.path if isinstance(self.path, Path) else Seekable(self.file)
                     # OME-XML is read elsewhere: tifffile opens any file that a document names
-                    self._tif = TiffFile(self.path, is_ome=False)
+                    self._tif = TiffFile(file, is_ome=False)
                 except Exception as exc:  # tifffile raises whatever a broken tag leads it to
                     raise damaged(self.path, exc) from exc
             return self._tif
@@ -232,7 +236,7 @@ def finish(page: Page) -> Page:
     return page
 
 
-def damaged(path: Path, exc: Exception) -> BioIOError:
+def damaged(path: Location, exc: Exception) -> BioIOError:
     """Return what to raise instead of an exception from inside tifffile."""
     if isinstance(exc, BioIOError):
         return exc

@@ -7,24 +7,26 @@ import re
 from contextlib import closing
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import PureWindowsPath
-from typing import TYPE_CHECKING
+from pathlib import Path, PureWindowsPath
+from typing import TYPE_CHECKING, Any
+from urllib.parse import quote, unquote
 
 import numpy as np
 
-from bioio_tk.backends._file import RandomFile
+from bioio_tk.backends._file import open_random
 from bioio_tk.backends._tiff_files import TiffHandle, plain_uuid
 from bioio_tk.backends._tiff_layers import Find, Layer, missing
 from bioio_tk.backends._tiff_segments import Page, Recipe
 from bioio_tk.backends._tiff_series import Image
 from bioio_tk.core.dtype import from_ome_type
+from bioio_tk.core.location import Url
 from bioio_tk.core.spec import Channel, ImageSpec
 from bioio_tk.errors import BioIOError, DamagedFileError, FormatError, UnsupportedError
 from bioio_tk.meta import ome
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
+    from bioio_tk.backends._file import AnyFile
+    from bioio_tk.core.location import Location
     from bioio_tk.meta.ome import OmeDocument, OmeImage, TiffData
 
 _MOST_TO_CHECK = 4096
@@ -44,26 +46,31 @@ class FileSet:
 
     Parameters
     ----------
-    path : Path
+    path : Path or Url
         A TIFF, or an OME-XML document that speaks of TIFFs (a companion file).
+    storage_options : dict, optional
+        For a Url, see `UrlStore`.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Location, storage_options: dict[str, Any] | None = None) -> None:
         self.path = path
         self.folder = path.parent
+        self.name = path.name if isinstance(path, Path) else _plain_name(path)
         self.notes: list[str] = []
+        self._storage_options = storage_options
         self._handles: dict[str, TiffHandle] = {}
-        file = RandomFile(path)
-        self.only_xml = file.read(0, 512).lstrip(b"\xef\xbb\xbf \t\r\n").startswith(b"<")
+        self._found: dict[str, AnyFile] = {}
+        file = open_random(path, storage_options)
+        self.only_xml = _is_xml(file.read(0, 512))
         if self.only_xml:
-            file.close()
+            self._found[self.name] = file
         else:
-            self._handles[path.name] = TiffHandle(path, file)
+            self._handles[self.name] = TiffHandle(path, file)
 
     @property
     def own(self) -> TiffHandle:
         """The file that was opened."""
-        return self.handle(self.path.name)
+        return self.handle(self.name)
 
     @property
     def own_is_big(self) -> bool:
@@ -75,7 +82,7 @@ class FileSet:
         found = self._handles.get(name)
         if found is None:
             # two threads may both open it; the second one's is dropped
-            fresh = TiffHandle(self.folder / name)
+            fresh = TiffHandle(self._beside(name), self._open(name))
             found = self._handles.setdefault(name, fresh)
             if found is not fresh:
                 fresh.close()
@@ -89,13 +96,34 @@ class FileSet:
                 f"{str(self.path)!r} names a file outside of its folder ({name!r:.200}); such a "
                 "file is not opened"
             )
+        where = self._beside(name)
         try:
-            return (self.folder / name).is_file()
-        except OSError:  # a name that no file can have
+            if isinstance(where, Path):
+                return where.is_file()
+            if name not in self._handles and name not in self._found:
+                self._found[name] = self._open(name)  # what is asked for is opened soon
+        except FileNotFoundError:
             return False
+        except OSError:
+            if isinstance(where, Path):  # a name that no file can have
+                return False
+            raise
+        return True
+
+    def _beside(self, name: str) -> Location:
+        """Return where a file of the same folder is."""
+        if isinstance(self.folder, Path):
+            return self.folder / name
+        return self.path if name == self.name else _neighbour(str(self.path), name)
+
+    def _open(self, name: str) -> AnyFile:
+        file = self._found.pop(name, None)
+        return open_random(self._beside(name), self._storage_options) if file is None else file
 
     def uuids(self, besides: set[str]) -> dict[str, str]:
         """Return the UUIDs of the TIFFs in the folder, but for those in `besides`, by UUID."""
+        if not isinstance(self.folder, Path):
+            return {}  # a server is not searched
         names = (entry.name for entry in os.scandir(self.folder) if entry.is_file())
         tiffs = [n for n in names if n.lower().endswith(_TIFF_SUFFIXES) and n not in besides]
         found = {}
@@ -111,7 +139,7 @@ class FileSet:
 
     def ome_xml(self) -> str | None:
         """Return the OME-XML document of the set, None where there is none."""
-        xml = self._document(self.path.name)
+        xml = self._document(self.name)
         if xml is None or "MetadataFile" not in xml[:8192]:
             return xml
         try:
@@ -119,7 +147,7 @@ class FileSet:
         except FormatError:
             return xml
         name = document.metadata_only_file
-        if document.images or name is None or name == self.path.name:
+        if document.images or name is None or name == self.name:
             return xml
         if not self.exists(name):
             self.notes.append(
@@ -132,17 +160,15 @@ class FileSet:
     def _document(self, name: str) -> str | None:
         if name in self._handles:
             return self._description(name)
-        path = self.folder / name
-        with path.open("rb") as file:
-            head = file.read(512)
-            if head.lstrip(b"\xef\xbb\xbf \t\r\n").startswith(b"<"):
-                head += file.read(4096)
+        with closing(self._open(name)) as file:
+            head = file.read(0, 4608)
+            if _is_xml(head[:512]):
+                where = str(self._beside(name))
                 if b"OME" not in head:
-                    raise FormatError(f"{str(path)!r} is an XML file, but no OME-XML")
-                data = head + file.read(_LONGEST_XML)
-                if len(data) > _LONGEST_XML:
-                    raise FormatError(f"{str(path)!r} is too long for an OME-XML document")
-                return data.decode("utf-8", "replace")
+                    raise FormatError(f"{where!r} is an XML file, but no OME-XML")
+                if file.size > _LONGEST_XML:
+                    raise FormatError(f"{where!r} is too long for an OME-XML document")
+                return file.read(0, file.size).decode("utf-8", "replace")
         return self._description(name)
 
     def _description(self, name: str) -> str | None:
@@ -154,6 +180,29 @@ class FileSet:
         """Release all files."""
         for handle in self._handles.values():
             handle.close()
+        for file in self._found.values():
+            file.close()
+
+
+def _plain_name(url: Url) -> str:
+    """Return the name of a file as its folder has it: ``%20`` of the web is a space."""
+    return unquote(url.name) if url.scheme in ("http", "https") else url.name
+
+
+def _neighbour(url: str, name: str) -> Url:
+    """Return the address of another file of the same folder, opened by the same signature.
+
+    >>> str(_neighbour("https://host/plate/a.ome.tif?key=x/y", "b 1.ome.tif"))
+    'https://host/plate/b%201.ome.tif?key=x/y'
+    """
+    if not url.lower().startswith(("http://", "https://")):
+        return Url(f"{url.rpartition('/')[0]}/{name}")
+    head, mark, query = url.partition("?")
+    return Url(f"{head.rpartition('/')[0]}/{quote(name)}{mark}{query}")
+
+
+def _is_xml(head: bytes) -> bool:
+    return head.lstrip(b"\xef\xbb\xbf \t\r\n").startswith(b"<")
 
 
 def read_images(files: FileSet, xml: str) -> tuple[list[Image], list[str]]:
@@ -204,7 +253,7 @@ class _Names:
         return self._found[key]
 
     def _look(self, uuid: str | None, name: str | None) -> str | None:
-        own = None if self._files.only_xml else self._files.path.name
+        own = None if self._files.only_xml else self._files.name
         if name is None or name == own or (uuid is not None and uuid == self._root and own):
             if own is None:
                 raise UnsupportedError(
@@ -245,7 +294,7 @@ class _Planes:
         expected = self.uuids.get(name)
         if expected is not None:
             own = handle.uuid
-            if own is not None and own != expected and name != self.files.path.name:
+            if own is not None and own != expected and name != self.files.name:
                 raise missing(
                     self.files.path, f"{name!r} belongs to another set (its UUID is {own})"
                 )
@@ -387,7 +436,7 @@ def _map(
     """Find the file and IFD of every plane; return the first IFD behind them."""
     where = planes.where
     if not image.tiff_data:
-        own = planes.files.path.name
+        own = planes.files.name
         available = len(planes.files.own.chain) - after
         where.update((n, (own, after + n)) for n in range(min(total, available)))
         notes.append("the OME-XML has no TiffData: planes are taken in the order of the file")
@@ -447,7 +496,7 @@ def _check(planes: _Planes, total: int, notes: list[str]) -> None:
         )
     if len(planes.where) > _MOST_TO_CHECK:
         return
-    own = planes.files.path.name
+    own = planes.files.name
     needed = max((ifd for name, ifd in planes.where.values() if name == own), default=-1)
     if needed <= 0:
         return

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, Protocol
 
 from numpy.typing import NDArray
 
-from bioio_tk.core.region import Slices5
+from bioio_tk.core.location import Location
+from bioio_tk.core.plate import Plate
+from bioio_tk.core.region import Shape5, Slices5
 from bioio_tk.core.spec import Address, ImageSpec
 
 
@@ -28,6 +31,31 @@ class Caps:
     costly_tiles: bool = True
     """A tile is decoded whole even for a part of it: worth keeping for the next request."""
 
+    waits: bool = False
+    """Tiles come over a network: worth asking for many at once, whatever the number of CPUs."""
+
+    tile_multiple: int = 16
+    """Height and width of tiles are a multiple of this, also where the image is smaller."""
+
+
+@dataclass(frozen=True, slots=True)
+class OpenOptions:
+    """How a Source opens what it is given.
+
+    Attributes
+    ----------
+    dims : str or None
+        The axes of an array that does not name them, slowest first: ``"TZYX"``.
+    group : str
+        Where to begin in a file that is a tree: ``"A/1/0"``; "" is the root.
+    storage_options : dict
+        For remote locations: what fsspec passes on to the file system.
+    """
+
+    dims: str | None = None
+    group: str = ""
+    storage_options: dict[str, Any] = field(default_factory=dict)
+
 
 @dataclass(frozen=True, slots=True)
 class StoreOptions:
@@ -44,15 +72,24 @@ class StoreOptions:
     metadata : ome_types.OME, str or None
         Metadata to carry over (an OME object or an OME-XML document); the geometry in it is
         replaced by that of the images stored.
+    downsample : str
+        How the smaller levels are made, see `core.downsample`; formats may say so.
     extra : dict
         Options of one backend only; an unknown one is a SpecError.
+    storage_options : dict
+        For remote locations: what fsspec passes on to the file system.
     """
 
     compression: str | None = None
     level: int | None = None
     predictor: bool | None = None
     metadata: Any = None
+    downsample: str = "mean"
     extra: dict[str, Any] = field(default_factory=dict)
+    storage_options: dict[str, Any] = field(default_factory=dict)
+
+
+DEFAULTS = OpenOptions()
 
 
 class Source(Protocol):
@@ -60,17 +97,17 @@ class Source(Protocol):
 
     Attributes
     ----------
-    images : tuple of ImageSpec
+    images : sequence of ImageSpec
         The series of the file.
     notes : tuple of str
         What was wrong in the file and how it was understood all the same; one line each.
     """
 
-    caps: ClassVar[Caps]
-    images: tuple[ImageSpec, ...]
+    caps: Caps
+    images: Sequence[ImageSpec]
     notes: tuple[str, ...]
 
-    def __init__(self, path: Path) -> None: ...
+    def __init__(self, location: Location, options: OpenOptions = DEFAULTS) -> None: ...
 
     def read_tile(self, at: Address) -> NDArray[Any]:
         """Return the tile, shaped (y, x, z, c, t), clipped at the image edge."""
@@ -103,6 +140,41 @@ class PartSource(Source, Protocol):
         ...
 
 
+class ShardSource(Source, Protocol):
+    """A Source whose tiles lie together in larger pieces that are read faster as one."""
+
+    def shard(self, image: int, level: int) -> Shape5 | None:
+        """Return the size of these pieces in YXZCT, a multiple of the tile; None for none."""
+        ...
+
+    def read_shard(self, at: Address, part: Slices5, out: NDArray[Any]) -> None:
+        """Fill `out` with a part of a piece; the key of `at` counts pieces, not tiles.
+
+        Slices have positive steps. Only the tiles that `part` touches are read.
+        """
+        ...
+
+
+class TreeSource(Source, Protocol):
+    """A Source that holds more than a list of images.
+
+    Attributes
+    ----------
+    plate : Plate or None
+        The wells the images were taken in.
+    """
+
+    plate: Plate | None
+
+    def labels(self, image: int) -> dict[str, str]:
+        """Return the label images that belong to an image: name to ``OpenOptions.group``."""
+        ...
+
+    def tree(self) -> dict[str, Any]:
+        """Return what is in the file beyond its images, for people to read."""
+        ...
+
+
 class PlaneSource(Source, Protocol):
     """A Source that reads a stack of small planes faster together than one by one."""
 
@@ -116,16 +188,14 @@ class PlaneSource(Source, Protocol):
 class Sink(Protocol):
     """A new file to write. The engine calls encode_tile in workers, then store_tile.
 
-    The file at `path` exists already, empty, and stays where it is: putting the result into
-    place is the caller's business.
+    The file (or folder) at `path` exists already, empty, and stays where it is: putting the
+    result into place is the caller's business.
     """
 
     caps: ClassVar[Caps]
     images: tuple[ImageSpec, ...]
 
-    def __init__(
-        self, path: Path, images: tuple[ImageSpec, ...], options: StoreOptions
-    ) -> None: ...
+    def __init__(self, path: Any, images: tuple[ImageSpec, ...], options: StoreOptions) -> None: ...
 
     @classmethod
     def check(cls, images: tuple[ImageSpec, ...], options: StoreOptions) -> None:
@@ -154,4 +224,46 @@ class Sink(Protocol):
 
     def close(self) -> None:
         """Release the file. Safe to call twice; without finish() the file stays unfinished."""
+        ...
+
+
+class FolderSink(Sink, Protocol):
+    """A Sink whose files are folders, which it can pack, share and put on a server."""
+
+    @staticmethod
+    def foreign(folder: Path) -> Path | None:
+        """Return something in a folder that is none of this format's; itself for no image."""
+        ...
+
+    @staticmethod
+    def pack(folder: Path, target: Path) -> None:
+        """Make one file of a finished folder."""
+        ...
+
+    @staticmethod
+    def exists(location: Location, storage_options: dict[str, Any]) -> bool:
+        """Return whether an image lies at a location."""
+        ...
+
+    @staticmethod
+    def remove(location: Location, storage_options: dict[str, Any]) -> None:
+        """Remove an image from a server."""
+        ...
+
+    @classmethod
+    def reopen(cls, folder: Path, *, shared: bool) -> FolderSink:
+        """Return a sink that goes on with an unfinished folder.
+
+        With `shared` others work on it, too: only the full resolution is written, in whole
+        units, and finish() completes no more than what was stored.
+        """
+        ...
+
+    def unit(self, level: int = 0) -> Shape5:
+        """Return the size of what is one file: where two processes may not meet."""
+        ...
+
+    @staticmethod
+    def register(root: Path, group: str, *, version: str, plate: Plate | None) -> None:
+        """List an image that was put into a group of `root` where readers look for it."""
         ...

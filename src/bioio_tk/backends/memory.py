@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
-from bioio_tk.backends.base import Caps, StoreOptions
+from bioio_tk.backends.base import DEFAULTS, Caps, OpenOptions, StoreOptions
 from bioio_tk.errors import DamagedFileError, UnsupportedError
 
 if TYPE_CHECKING:
@@ -31,7 +31,7 @@ class MemorySource:
     caps: ClassVar[Caps] = Caps(costly_tiles=False)
     notes: tuple[str, ...] = ()
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, options: OpenOptions = DEFAULTS) -> None:
         number = path.read_bytes().removeprefix(_MAGIC)
         try:
             self._sink = _IMAGES[int(number)]

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from importlib import import_module
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
+from bioio_tk.core.location import Url
 from bioio_tk.errors import BackendMissingError, SpecError, UnknownFormatError, UnsupportedError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from pathlib import Path
 
     from bioio_tk.backends.base import Sink, Source
+    from bioio_tk.core.location import Location
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,6 +35,12 @@ class Backend:
         pip extra that brings its packages.
     formats : str
         What it handles, in a few words for messages.
+    marks : tuple of str
+        Files of which one is in each folder it reads; empty where it reads files.
+    options : tuple of str
+        Its own options of writing: keys of ``StoreOptions.extra``.
+    packed : tuple of str
+        Endings for which the folder it makes is packed into one file.
     """
 
     name: str
@@ -42,6 +50,9 @@ class Backend:
     sink: str = ""
     extra: str = ""
     formats: str = ""
+    marks: tuple[str, ...] = ()
+    options: tuple[str, ...] = ()
+    packed: tuple[str, ...] = ()
 
 
 # One row per backend, tried top to bottom.
@@ -53,6 +64,18 @@ BACKENDS: tuple[Backend, ...] = (
         source="bioio_tk.backends.tiff_read:TiffSource",
         sink="bioio_tk.backends.tiff_write:TiffSink",
         formats="TIFF and OME-TIFF with its companion files",
+        options=("bigtiff",),
+    ),
+    Backend(
+        name="zarr",
+        magic=(b"PK\3\4", b"PK\5\6"),
+        suffixes=(".ome.zarr", ".zarr", ".ozx", ".zarr.zip", ".zip"),
+        source="bioio_tk.backends.zarr_read:ZarrSource",
+        sink="bioio_tk.backends.zarr_write:ZarrSink",
+        formats="OME-Zarr and plain Zarr, as a folder, packed (.zip, .ozx) or remote",
+        marks=("zarr.json", ".zattrs", ".zgroup", ".zarray"),
+        options=("ngff_version", "chunks", "shards", "windows", "label"),
+        packed=(".zip", ".ozx"),
     ),
     Backend(
         name="memory",
@@ -66,8 +89,19 @@ BACKENDS: tuple[Backend, ...] = (
 _HEAD = 64
 
 
-def for_reading(path: Path, name: str | None = None) -> Backend:
-    """Return the backend that reads the file at `path`, or the one called `name`.
+def for_reading(
+    location: Location, name: str | None = None, options: dict[str, Any] | None = None
+) -> Backend:
+    """Return the backend that reads what is at `location`, or the one called `name`.
+
+    Parameters
+    ----------
+    location : Path or Url
+        A file, a folder or the address of either.
+    name : str, optional
+        Of the backend that is wanted.
+    options : dict, optional
+        Storage options for a Url.
 
     Raises
     ------
@@ -78,6 +112,9 @@ def for_reading(path: Path, name: str | None = None) -> Backend:
     UnknownFormatError
         No backend recognises its content.
     """
+    if isinstance(location, Url):
+        return _named(name) if name is not None else _remote(location, options or {})
+    path = location
     try:
         with open(path, "rb", buffering=0) as file:  # noqa: PTH123 (each call counts here)
             head = file.read(_HEAD)
@@ -85,37 +122,97 @@ def for_reading(path: Path, name: str | None = None) -> Backend:
         raise FileNotFoundError(f"there is no file {str(path)!r}") from None
     except (IsADirectoryError, PermissionError):
         if path.is_dir():
-            raise IsADirectoryError(
-                f"{str(path)!r} is a folder; give the path of an image file in it"
-            ) from None
+            return _folder(path, name)
         raise
     if name is not None:
         return _named(name)
+    return _by_content(str(path), head)
+
+
+def _folder(path: Path, name: str | None) -> Backend:
+    rows = [row for row in _rows() if row.marks and row.source]
+    for row in rows:
+        if _marked(path, row) or _only_child(path, row) is not None:
+            return row if name is None else _named(name)
+    kinds = _list(row.formats for row in rows)
+    raise IsADirectoryError(
+        f"{str(path)!r} is a folder; give the path of an image file in it, or of a folder that is "
+        f"an image: {kinds}"
+    )
+
+
+def _marked(path: Path, row: Backend) -> bool:
+    return any((path / mark).is_file() for mark in row.marks)
+
+
+def _only_child(path: Path, row: Backend) -> Path | None:
+    """Return the one image folder in `path`, None where there is none or several."""
+    found = [p for p in path.iterdir() if p.name.lower().endswith(row.suffixes) and p.is_dir()]
+    return found[0] if len(found) == 1 and _marked(found[0], row) else None
+
+
+def resolve(location: Location, backend: Backend) -> Location:
+    """Return where the image is: `location`, or the one image folder in the folder there."""
+    folder = bool(backend.marks) and isinstance(location, Path) and location.is_dir()
+    if not folder or _marked(location, backend):  # type: ignore[arg-type]
+        return location
+    return _only_child(location, backend) or location  # type: ignore[arg-type]
+
+
+def _remote(url: Url, options: dict[str, Any]) -> Backend:
+    lower = url.name.lower()
+    for row in _rows():
+        if row.source and lower.endswith(row.suffixes) and row.name != "memory":
+            return row
+    inside = [row for row in BACKENDS if row.marks and _is_inside(url, row)]
+    if inside:
+        return inside[0]
+    from bioio_tk.backends._store_url import UrlStore
+
+    store = UrlStore(url, options)
+    try:
+        for row in _rows():
+            if row.marks and any(v is not None for v in store.get_many(row.marks).values()):
+                return row
+        head = store.get_range("", 0, _HEAD)
+    finally:
+        store.close()
+    if head is None:
+        raise FileNotFoundError(f"there is nothing at {str(url)!r}")
+    return _by_content(str(url), head)
+
+
+def _is_inside(url: Url, row: Backend) -> bool:
+    return any(f"{suffix}/" in url.text.lower() for suffix in row.suffixes)
+
+
+def _by_content(where: str, head: bytes) -> Backend:
     if not head:
-        raise UnknownFormatError(f"{str(path)!r} is empty (0 bytes)")
+        raise UnknownFormatError(f"{where!r} is empty (0 bytes)")
     for backend in _rows():
         if backend.source and head.startswith(backend.magic):
             return backend
     raise UnknownFormatError(
-        f"{str(path)!r} is in no format that can be read here (its first bytes are {head[:8]!r}); "
+        f"{where!r} is in no format that can be read here (its first bytes are {head[:8]!r}); "
         f"these are: {_list(b.formats for b in BACKENDS if b.source)}"
     )
 
 
-def for_writing(path: Path, name: str | None = None) -> Backend:
-    """Return the backend that writes files called like `path`, or the one called `name`."""
+def for_writing(location: Location, name: str | None = None) -> Backend:
+    """Return the backend that writes files called like `location`, or the one called `name`."""
     if name is not None:
         backend = _named(name)
         if not backend.sink:
             raise UnsupportedError(f"the {backend.name!r} backend reads files, it writes none")
         return backend
-    lower = path.name.lower()
+    lower = location.name.lower()
     for backend in _rows():
         if backend.sink and lower.endswith(backend.suffixes):
             return backend
     known = [s for b in BACKENDS if b.sink and b.name != "memory" for s in b.suffixes]
     raise UnknownFormatError(
-        f"{path.name!r} does not say which format to write: end it with one of {', '.join(known)}"
+        f"{location.name!r} does not say which format to write: end it with one of "
+        f"{', '.join(known)}"
     )
 
 

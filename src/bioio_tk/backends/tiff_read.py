@@ -3,21 +3,21 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from bioio_tk.backends import _tiff_ome, _tiff_series
 from bioio_tk.backends._tiff_files import TiffHandle
-from bioio_tk.backends.base import Caps
+from bioio_tk.backends.base import DEFAULTS, Caps, OpenOptions
+from bioio_tk.core.location import Url
 from bioio_tk.errors import DamagedFileError, FormatError, UnsupportedError
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from numpy.typing import NDArray
 
     from bioio_tk.backends._tiff_series import Image
+    from bioio_tk.core.location import Location
     from bioio_tk.core.region import Slices5
     from bioio_tk.core.spec import Address, ImageSpec
 
@@ -30,10 +30,9 @@ _TO_KEEP = 1 << 26
 class TiffSource:
     """A TIFF file, or a set of them that an OME-XML document ties together."""
 
-    caps: ClassVar[Caps] = Caps()
-
-    def __init__(self, path: Path) -> None:
-        self._files = _tiff_ome.FileSet(path)
+    def __init__(self, location: Location, options: OpenOptions = DEFAULTS) -> None:
+        self.caps = Caps(waits=isinstance(location, Url))
+        self._files = _tiff_ome.FileSet(location, options.storage_options)
         try:
             self._images, self._xml, self.notes = self._read()
         except BaseException:

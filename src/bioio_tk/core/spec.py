@@ -72,6 +72,8 @@ class ImageSpec:
         Size of a pixel.
     time_increment : Quantity or None
         Time between two time points.
+    position : PhysicalSize
+        Where the first pixel lies, along X, Y, Z; None where unknown.
     """
 
     dtype: np.dtype[np.generic]
@@ -81,6 +83,7 @@ class ImageSpec:
     samples: int = 1
     physical_size: PhysicalSize = PhysicalSize()
     time_increment: Quantity | None = None
+    position: PhysicalSize = PhysicalSize()
 
     @property
     def shape(self) -> Shape5:
@@ -126,10 +129,12 @@ def pyramid_levels(
     shape: Shape5,
     tile: Shape5,
     count: int | None,
-    factor: tuple[int, int, int] = (2, 2, 1),
+    *,
+    voxel: tuple[float, float, float] | None = None,
     smallest: int = 256,
+    multiple: int = 16,
 ) -> tuple[Level, ...]:
-    """Return the full resolution and the levels below it, each smaller by `factor` in Y, X, Z.
+    """Return the full resolution and the levels below it, each half as large.
 
     Parameters
     ----------
@@ -137,32 +142,53 @@ def pyramid_levels(
         Size of the image and of its tiles; tiles of a level are no larger than it needs.
     count : int or None
         Levels in all; None goes down until a plane is no larger than `smallest`.
-    factor : (int, int, int)
-        How much smaller each level is.
+    voxel : (float, float, float), optional
+        Size of a pixel along Y, X, Z, in one unit: the axis or axes along which it is smallest
+        are halved, so that voxels become cubes. By default Y and X are halved, Z is not.
     smallest : int
         Where to stop, in pixels.
+    multiple : int
+        Tiles of small levels are this much, or a multiple of it.
 
     Examples
     --------
     >>> [v.shape[:2] for v in pyramid_levels((1025, 600, 1, 1, 1), (512, 512, 1, 1, 1), None)]
     [(1025, 600), (513, 300), (257, 150), (129, 75)]
+    >>> stack = pyramid_levels((512, 512, 40, 1, 1), (64,) * 5, 4, voxel=(0.5, 0.5, 1.0))
+    >>> [v.shape[:3] for v in stack]
+    [(512, 512, 40), (256, 256, 40), (128, 128, 20), (64, 64, 10)]
     """
     levels = [Level(shape, tile)]
+    sizes = voxel
     while len(levels) < count if count is not None else max(levels[-1].shape[:2]) > smallest:
         y, x, z, c, t = levels[-1].shape
-        fy, fx, fz = factor
+        fy, fx, fz = _halved(sizes)
         smaller = (-(-y // fy), -(-x // fx), -(-z // fz), c, t)
+        if sizes is not None:
+            sizes = (sizes[0] * fy, sizes[1] * fx, sizes[2] * fz)
         if smaller == levels[-1].shape:
             break
-        levels.append(Level(smaller, fit_tile(smaller, tile)))
+        levels.append(Level(smaller, fit_tile(smaller, tile, multiple)))
     return tuple(levels)
 
 
+def _halved(sizes: tuple[float, float, float] | None) -> tuple[int, int, int]:
+    """Return the factor along Y, X, Z for pixels of these sizes."""
+    if sizes is None:
+        return (2, 2, 1)
+    least = min(sizes) * math.sqrt(2)  # what lies within half a step counts as equal
+    y, x, z = (2 if size < least else 1 for size in sizes)
+    return (y, x, z)
+
+
 def fit_tile(shape: Shape5, tile: Shape5, multiple: int = 16) -> Shape5:
-    """Return `tile`, but along Y and X no larger than a small image needs.
+    """Return `tile`, but no larger than a small image needs.
 
     >>> fit_tile((100, 3000, 1, 1, 1), (1024, 1024, 1, 1, 1))
     (112, 1024, 1, 1, 1)
+    >>> fit_tile((100, 3000, 5, 1, 1), (1024, 1024, 8, 1, 1), multiple=1)
+    (100, 1024, 5, 1, 1)
     """
     y, x = (min(n, -(-s // multiple) * multiple) for s, n in zip(shape[:2], tile[:2], strict=True))
-    return (y, x, *tile[2:])
+    z, c, t = (min(s, n) for s, n in zip(shape[2:], tile[2:], strict=True))
+    return (y, x, z, c, t)

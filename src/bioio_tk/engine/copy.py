@@ -134,8 +134,12 @@ def cut(
         y, x = min(tile[0], height), min(tile[1], width)
     else:
         y, x = (_common(s, t, n) for s, t, n in zip(stored, tile, (height, width), strict=False))
-    depth = 1 if parts else min(stored[2], shape[2])
-    z, c, t = depth, min(max(stored[3], tile[3]), shape[3]), 1
+    z, t = (
+        min(tile[i], shape[i]) if parts else _common(stored[i], tile[i], shape[i]) for i in (2, 4)
+    )
+    c = min(max(stored[3], tile[3]), shape[3])
+    if y * x * z * c * t * itemsize > budget:  # tiles of the target are then filled in parts
+        z, t = (1, 1) if parts else (min(stored[2], shape[2]), min(stored[4], shape[4]))
     sample = z * c * t * itemsize
     # raw rows are read best in long runs; of small tiles several together, each costs a call
     enough = min(_LARGE, budget // workers) if parts else _SMALL

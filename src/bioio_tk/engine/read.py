@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
     from bioio_tk.backends.base import Source
     from bioio_tk.core.index import Selection
+    from bioio_tk.core.region import Shape5
 
 _SMALL = 1 << 17
 """Bytes below which a tile is not worth handing to another thread."""
@@ -28,6 +29,9 @@ _SMALL = 1 << 17
 
 _MOST_TO_KEEP = 64
 """Tiles of one request up to which they are kept for the next."""
+
+_WAITING_WORKERS = 32
+"""Threads for a source that waits for a network: they sleep most of the time."""
 
 
 class TileCache:
@@ -149,13 +153,34 @@ def read(
         return out
     if _read_planes(source, image, level, selection, out):
         return selection.flip(out)
-    read_part = getattr(source, "read_part", None)
+    workers = _threads(source, workers, out.nbytes)
+    touched = _touched(grid, selection)
+    shard = _shard(source, image, level, touched)
+    if shard is not None:
+        _read_shards(source, Address(image, level, (0,) * 5), shard, selection, out, workers)
+        return selection.flip(out)
     tile_bytes = spec.dtype.itemsize
     for n, size in zip(grid.tile, grid.shape, strict=True):
         tile_bytes *= min(n, size)
     keep = cache if cache and source.caps.costly_tiles and cache.takes(tile_bytes) else None
-    if keep is not None and _touched(grid, selection) > _MOST_TO_KEEP:
+    if touched > _MOST_TO_KEEP:
         keep = None  # a request as wide as that would drive out what is really wanted again
+    copy = _copier(source, image, level, out, keep)
+    steps = plan(grid, selection.spans, abreast=workers)
+    batch = 1 if source.caps.waits else max(1, _SMALL // max(1, tile_bytes))
+    run(copy, steps, workers, batch=batch)
+    return selection.flip(out)
+
+
+def _copier(
+    source: Source,
+    image: int,
+    level: int,
+    out: NDArray[Any],
+    keep: TileCache | OwnTiles | None,
+) -> Callable[[TileCopy], None]:
+    """Return what does one step of a plan."""
+    read_part = getattr(source, "read_part", None)
 
     def copy(step: TileCopy) -> None:
         at = Address(image, level, step.key)
@@ -168,11 +193,59 @@ def read(
                 keep.put(at, tile)
         copy_pixels(out, step.dst, tile, step.src, plain=step.plain)
 
-    if not source.caps.parallel_read or out.nbytes <= _SMALL:
-        workers = 1
-    steps = plan(grid, selection.spans, abreast=workers)
-    run(copy, steps, workers, batch=max(1, _SMALL // max(1, tile_bytes)))
-    return selection.flip(out)
+    return copy
+
+
+def _threads(source: Source, workers: int, size: int) -> int:
+    if not source.caps.parallel_read:
+        return 1
+    if source.caps.waits:
+        return max(workers, _WAITING_WORKERS)
+    return 1 if size <= _SMALL else workers
+
+
+def _shard(source: Source, image: int, level: int, touched: int) -> Shape5 | None:
+    """Return the size of the pieces to read a large request in; None: tile by tile."""
+    shard = getattr(source, "shard", None)
+    return None if shard is None or touched <= _MOST_TO_KEEP else shard(image, level)
+
+
+def _read_shards(
+    source: Any,
+    at: Address,
+    size: Shape5,
+    selection: Selection,
+    out: NDArray[Any],
+    workers: int,
+) -> None:
+    grid = TileGrid(source.images[at.image].levels[at.level].shape, size)
+
+    def copy(step: TileCopy) -> None:
+        piece = at._replace(key=step.key)
+        if step.plain:
+            source.read_shard(piece, step.src, out[step.dst])
+            return
+        box = tuple(_hull(item) for item in step.src)
+        part = arrays.empty(tuple(s.stop - s.start for s in box), out.dtype)  # type: ignore[arg-type]
+        source.read_shard(piece, box, part)
+        inside = tuple(_shifted(item, s.start) for item, s in zip(step.src, box, strict=True))
+        copy_pixels(out, step.dst, part, inside, plain=False)
+
+    run(copy, plan(grid, selection.spans), workers)
+
+
+def _hull(item: Any) -> slice:
+    """Return the run of positions that holds all of an index."""
+    if isinstance(item, slice):
+        positions = range(item.start, item.stop, item.step or 1)
+        return slice(positions[0], positions[-1] + 1)
+    return slice(int(item.min()), int(item.max()) + 1)
+
+
+def _shifted(item: Any, start: int) -> Any:
+    if isinstance(item, slice):
+        return slice(item.start - start, item.stop - start, item.step)
+    return item - start
 
 
 def _touched(grid: TileGrid, selection: Selection) -> int:

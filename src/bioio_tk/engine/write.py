@@ -4,21 +4,26 @@ from __future__ import annotations
 
 import math
 import threading
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 
 from bioio_tk.core.downsample import shrink
 from bioio_tk.core.spec import Address
-from bioio_tk.core.tiling import TileCopy, copy_pixels, open_mesh, plan
+from bioio_tk.core.tiling import TileCopy, TileGrid, copy_pixels, open_mesh, plan
 from bioio_tk.engine.pool import Turns, run
 from bioio_tk.errors import SpecError
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from numpy.typing import NDArray
 
     from bioio_tk.backends.base import Sink
-    from bioio_tk.core.tiling import Span
+    from bioio_tk.core.region import Shape5
+    from bioio_tk.core.spec import Level
+    from bioio_tk.core.tiling import Span, TileKey
     from bioio_tk.engine.scratch import Room, Scratch
 
 
@@ -86,6 +91,8 @@ class TileWriter:
     Whole tiles are stored at once. A tile given in parts waits in `scratch` until it is full or
     until :meth:`flush`. What is stored is shrunk into the level below, which is written the same
     way, so the whole pyramid grows in one pass and a change of a pixel reaches all its levels.
+    Where a tile cannot be shrunk alone (one plane of it, where Z is halved as well) the tiles
+    that can be shrunk together wait for each other as a block: level ``~n`` in `_partial`.
 
     Parameters
     ----------
@@ -97,8 +104,6 @@ class TileWriter:
         Threads to encode with.
     scratch : Scratch
         Room for tiles that wait.
-    factor : (int, int, int)
-        How much smaller each level is than the one above, along Y, X, Z.
     method : str
         How pixels are joined, see `core.downsample`.
     """
@@ -110,24 +115,21 @@ class TileWriter:
         *,
         workers: int,
         scratch: Scratch,
-        factor: tuple[int, int, int] = (2, 2, 1),
         method: str = "mean",
     ) -> None:
         self._sink = sink
         self._image = image
         self._workers = workers
         self._scratch = scratch
-        self._factor = factor
         self._method = method
         self._levels = sink.images[image].levels
         self._dtype = sink.images[image].dtype
         self._turns = Turns()
         self._store_lock = threading.Lock()
         self._partial: dict[Address, _Partial] = {}
-        if len(self._levels) > 1:
-            for n, f in zip(self._levels[0].tile, factor, strict=False):
-                if n % f:
-                    raise SpecError(f"a tile of {n} pixels cannot be shrunk by {f}")
+        pairs = list(pairwise(self._levels))
+        self._factors = [_factor(large.shape, small.shape) for large, small in pairs]
+        self._blocks = [_blocks(v, f) for (v, _), f in zip(pairs, self._factors, strict=True)]
 
     def write(self, spans: tuple[Span, Span, Span, Span, Span], data: NDArray[Any]) -> None:
         """Write `data` (y, x, z, c, t) to the positions `spans` of the full resolution."""
@@ -137,18 +139,44 @@ class TileWriter:
     def flush(self) -> None:
         """Store every tile that still waits, level by level; pixels never given are 0."""
         for level in range(len(self._levels)):
-            waiting = sorted(
-                (at for at in list(self._partial) if at.level == level),
-                key=lambda at: at.key[::-1],
-            )
-            run(self._flush_one, waiting, self._workers)
+            self._flush(level)
+            self._flush(~level)
+
+    def shrink_stored(self, progress: Callable[[TileKey], object] | None = None) -> None:
+        """Fill the smaller levels from the stored tiles of the full resolution, then flush."""
+        level = self._levels[0]
+
+        def shrink_one(key: TileKey) -> None:
+            at = Address(self._image, 0, key)
+            tile = self._sink.load_tile(at)
+            if tile is not None:
+                with self._turns(at):
+                    self._shrink(at, tile)
+            if progress is not None:
+                progress(key)
+
+        if len(self._levels) > 1:
+            run(shrink_one, level.grid.keys(), self._workers)
+        self.flush()
+
+    def _flush(self, level: int) -> None:
+        waiting = sorted(
+            (at for at in list(self._partial) if at.level == level), key=lambda at: at.key[::-1]
+        )
+        run(self._flush_one, waiting, self._workers)
 
     def _flush_one(self, at: Address) -> None:
         with self._turns(at):
             partial = self._partial.pop(at, None)
             if partial is not None:
-                self._store(at, partial.room.array)
-                partial.free(self._scratch)
+                self._complete(at, partial)
+
+    def _complete(self, at: Address, partial: _Partial) -> None:
+        if at.level >= 0:
+            self._store(at, partial.room.array)
+        else:
+            self._shrink_block(at, partial.room.array)
+        partial.free(self._scratch)
 
     def _put(self, level: int, step: TileCopy, data: NDArray[Any]) -> None:
         at = Address(self._image, level, step.key)
@@ -159,21 +187,27 @@ class TileWriter:
                     partial.free(self._scratch)
                 self._store(at, data[step.dst])
                 return
-            partial = self._partial.get(at) or self._begin(at)
-            copy_pixels(partial.room.array, step.src, data, step.dst, plain=step.plain)
-            if partial.give(step, self._scratch):
-                self._partial.pop(at)
-                self._store(at, partial.room.array)
-                partial.free(self._scratch)
-            else:
-                partial.rest()
+            self._give(at, step, data)
+
+    def _give(self, at: Address, step: TileCopy, data: NDArray[Any]) -> None:
+        """Put a part of a tile (or block) where it waits for the rest; its turn is held."""
+        partial = self._partial.get(at) or self._begin(at)
+        copy_pixels(partial.room.array, step.src, data, step.dst, plain=step.plain)
+        if partial.give(step, self._scratch):
+            self._partial.pop(at)
+            self._complete(at, partial)
+        else:
+            partial.rest()
 
     def _begin(self, at: Address) -> _Partial:
-        shape = self._levels[at.level].grid.tile_shape(at.key)
-        room = self._scratch.room(shape, self._dtype)
-        stored = self._sink.load_tile(at)
-        if stored is not None:
-            room.array[...] = stored
+        grid = self._levels[at.level].grid if at.level >= 0 else self._block_grid(at)
+        room = self._scratch.room(grid.tile_shape(at.key), self._dtype)
+        if at.level >= 0:
+            stored = self._sink.load_tile(at)
+            if stored is not None:
+                room.array[...] = stored
+        else:
+            self._load_block(at, room.array)
         partial = self._partial[at] = _Partial(room)
         return partial
 
@@ -191,16 +225,66 @@ class TileWriter:
             self._shrink(at, tile)
 
     def _shrink(self, at: Address, tile: NDArray[Any]) -> None:
-        grid = self._levels[at.level].grid
-        start = grid.region(at.key).start
-        small = shrink(tile, self._factor, self._method)
-        factor = (*self._factor, 1, 1)
+        """Hand a stored tile down to the next smaller level."""
+        blocks = self._blocks[at.level]
+        start = self._levels[at.level].grid.region(at.key).start
+        if blocks is None:
+            self._shrink_down(at.level, start, tile)
+            return
+        spans = tuple(range(a, a + n) for a, n in zip(start, tile.shape, strict=True))
+        for step in plan(blocks, spans):  # type: ignore[arg-type]
+            block = Address(self._image, ~at.level, step.key)
+            with self._turns(block):
+                if step.whole:
+                    partial = self._partial.pop(block, None)
+                    if partial is not None:
+                        partial.free(self._scratch)
+                    self._shrink_block(block, tile[step.dst])
+                else:
+                    self._give(block, step, tile)
+
+    def _shrink_block(self, at: Address, block: NDArray[Any]) -> None:
+        self._shrink_down(~at.level, self._block_grid(at).region(at.key).start, block)
+
+    def _shrink_down(self, level: int, start: Shape5, pixels: NDArray[Any]) -> None:
+        factor = self._factors[level]
+        small = shrink(pixels, factor, self._method)
         spans = tuple(
-            range(a // f, a // f + n) for a, f, n in zip(start, factor, small.shape, strict=True)
+            range(a // f, a // f + n)
+            for a, f, n in zip(start, (*factor, 1, 1), small.shape, strict=True)
         )
-        below = self._levels[at.level + 1].grid
+        below = self._levels[level + 1].grid
         for step in plan(below, spans):  # type: ignore[arg-type]
-            self._put(at.level + 1, step, small)
+            self._put(level + 1, step, small)
+
+    def _block_grid(self, at: Address) -> TileGrid:
+        grid = self._blocks[~at.level]
+        assert grid is not None
+        return grid
+
+    def _load_block(self, at: Address, out: NDArray[Any]) -> None:
+        """Fill a block with what is stored of it: the other pixels are rewritten, or are 0."""
+        region = self._block_grid(at).region(at.key)
+        spans = tuple(range(a, b) for a, b in zip(region.start, region.stop, strict=True))
+        for step in plan(self._levels[~at.level].grid, spans):  # type: ignore[arg-type]
+            stored = self._sink.load_tile(Address(self._image, ~at.level, step.key))
+            if stored is not None:
+                out[step.dst] = stored[step.src]
+
+
+def _factor(large: Shape5, small: Shape5) -> tuple[int, int, int]:
+    """Return how much smaller a level is than the one above, along Y, X, Z."""
+    y, x, z = (-(-a // b) for a, b in zip(large[:3], small[:3], strict=True))
+    for a, b, f in zip(large[:3], small[:3], (y, x, z), strict=True):
+        if -(-a // f) != b:
+            raise SpecError(f"a level of {large[:3]} pixels cannot be shrunk to {small[:3]}")
+    return (y, x, z)
+
+
+def _blocks(level: Level, factor: tuple[int, int, int]) -> TileGrid | None:
+    """Return the grid of the smallest groups of tiles that can be shrunk; None: single tiles."""
+    size = tuple(math.lcm(n, f) for n, f in zip(level.tile, (*factor, 1, 1), strict=True))
+    return None if size == level.tile else TileGrid(level.shape, size)  # type: ignore[arg-type]
 
 
 def _where(step: TileCopy, shape: tuple[int, ...]) -> tuple[Any, ...]:

@@ -11,15 +11,16 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from bioio_tk.core.location import Location, Url, locate
 from bioio_tk.engine.copy import copy
 from bioio_tk.engine.pool import check_workers
 from bioio_tk.errors import SpecError, TargetExistsError
 from bioio_tk.reader import BioReader, check_path
-from bioio_tk.target import partial_path
 from bioio_tk.writer import BioWriter
 
 if TYPE_CHECKING:
     import os
+    from collections.abc import Sequence
 
     from bioio_tk.core.region import Shape5
     from bioio_tk.engine.copy import Progress
@@ -91,6 +92,12 @@ def convert(  # noqa: PLR0913 (a face: every option by its name)
     dtype: Any = None,
     cast: str | None = None,
     overwrite: bool = False,
+    ngff_version: str | None = None,
+    chunks: int | Sequence[int] | None = None,
+    shards: int | Sequence[int] | bool | None = None,
+    pyramid_z: bool = False,
+    group: str = "",
+    storage_options: dict[str, Any] | None = None,
     max_workers: int | None = None,
     progress: Progress | None = None,
 ) -> ConvertReport:
@@ -110,6 +117,10 @@ def convert(  # noqa: PLR0913 (a face: every option by its name)
         Which image of the file, and which of its resolutions; the first and largest by default.
     compression, compression_level, predictor, tile_size, downsample, overwrite
         As for `BioWriter`.
+    ngff_version, chunks, shards, pyramid_z, group
+        As for `BioWriter`, for OME-Zarr.
+    storage_options : dict, optional
+        For URLs, of `src` as of `dst`: what fsspec passes to the file system.
     pyramid : bool or int
         True (the default) adds smaller resolutions until a plane fits into 256 pixels; a number
         is that of all resolutions.
@@ -136,8 +147,8 @@ def convert(  # noqa: PLR0913 (a face: every option by its name)
     """
     began = time.perf_counter()
     workers = check_workers(max_workers)
-    target = check_path(dst)
-    reader, mine = _open(src, series, level, workers)
+    target = locate(dst)
+    reader, mine = _open(src, series, level, workers, storage_options)
     try:
         _check_apart(reader.path, target)
         writer = BioWriter(
@@ -152,6 +163,12 @@ def convert(  # noqa: PLR0913 (a face: every option by its name)
             downsample=downsample,
             cast=cast or ("exact" if dtype is not None else None),
             overwrite=overwrite,
+            ngff_version=ngff_version,
+            chunks=chunks,
+            shards=shards,
+            pyramid_z=pyramid_z,
+            group=group,
+            storage_options=storage_options,
             **({} if dtype is None else {"dtype": dtype}),
         )
         levels = _pump(reader, writer, workers, progress)
@@ -162,8 +179,8 @@ def convert(  # noqa: PLR0913 (a face: every option by its name)
             shape=reader.shape,
             dtype=writer.dtype.name,
             levels=levels,
-            bytes_in=reader.path.stat().st_size,
-            bytes_out=target.stat().st_size,
+            bytes_in=bytes_on_disk(reader.path),
+            bytes_out=bytes_on_disk(target),
             pixel_bytes=math.prod(reader.shape) * reader.dtype.itemsize,
             seconds=time.perf_counter() - began,
             peak_rss=peak_rss(),
@@ -220,6 +237,15 @@ def series_path(path: Path, number: int) -> Path:
     return path.with_name(f"{path.name[:cut]}_s{number}{path.name[cut:]}")
 
 
+def bytes_on_disk(location: Location) -> int:
+    """Return the size of a file, or of all files in a folder; 0 for what is on a server."""
+    if isinstance(location, Url):
+        return 0
+    if not location.is_dir():
+        return location.stat().st_size
+    return sum(path.stat().st_size for path in location.rglob("*") if path.is_file())
+
+
 def peak_rss() -> int | None:
     """Return the most memory this process has held so far in bytes, None where unknown."""
     try:
@@ -236,10 +262,20 @@ def peak_rss() -> int | None:
     return int(most) if sys.platform == "darwin" else int(most) * 1024
 
 
-def _open(src: Any, series: int | None, level: int | None, workers: int) -> tuple[BioReader, bool]:
+def _open(
+    src: Any,
+    series: int | None,
+    level: int | None,
+    workers: int,
+    storage_options: dict[str, Any] | None,
+) -> tuple[BioReader, bool]:
     """Return a reader, and whether it is ours to close."""
     if not isinstance(src, BioReader):
-        return BioReader(src, workers, series=series or 0, level=level or 0), True
+        options = storage_options if isinstance(locate(src), Url) else None
+        reader = BioReader(
+            src, workers, series=series or 0, level=level or 0, storage_options=options
+        )
+        return reader, True
     if (series is not None and series != src.series) or (level is not None and level != src.level):
         raise SpecError(
             f"the reader has series {src.series}, level {src.level} open: open another one for "
@@ -248,9 +284,12 @@ def _open(src: Any, series: int | None, level: int | None, workers: int) -> tupl
     return src, False
 
 
-def _check_apart(source: Path, target: Path) -> None:
+def _check_apart(source: Location, target: Location) -> None:
     with suppress(OSError):
-        if source.samefile(target):
+        same = source == target
+        if isinstance(source, Path) and isinstance(target, Path):
+            same = source.samefile(target)
+        if same:
             raise SpecError(
                 f"{str(target)!r} is the source itself: give the new image another name"
             )
@@ -278,8 +317,7 @@ def _pump(reader: BioReader, writer: BioWriter, workers: int, progress: Progress
         raise  # the new image is complete, and the message says where it is
     except BaseException:
         writer.abort()
-        # what close() leaves for recovery is of no use here: the source is still there
-        partial_path(writer.path).unlink(missing_ok=True)
+        writer.discard()
         raise
     return len(spec.levels)
 

@@ -1,0 +1,264 @@
+"""Store: keys to bytes, what Zarr calls a store. FolderStore: the files under a folder."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import threading
+from contextlib import contextmanager, suppress
+from typing import TYPE_CHECKING, Any, Protocol
+
+from bioio_tk.backends._file import BINARY, pread, pread_all
+
+try:
+    import fcntl
+except ImportError:  # Windows: a folder with an open file cannot be replaced there
+    fcntl = None  # type: ignore[assignment]
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+    from pathlib import Path
+
+
+class Store(Protocol):
+    """Keys ("0/c/1/2", never a leading or double slash) to bytes; any method from any thread.
+
+    What is not there is None (a missing chunk is no error); whatever else goes wrong is an
+    exception that names the file or the URL: `OSError` and its heirs.
+
+    Attributes
+    ----------
+    waits : bool
+        Each request waits for a network: worth many at once, and few in all.
+    lists : bool
+        `names` works; a plain web server cannot tell what it has.
+    writable : bool
+        `put` and `delete` work.
+    """
+
+    waits: bool
+    lists: bool
+    writable: bool
+
+    def where(self, key: str = "") -> str:
+        """Return path or URL of a key, for messages."""
+        ...
+
+    def get(self, key: str) -> bytes | None:
+        """Return the whole value, None where there is none."""
+        ...
+
+    def get_many(self, keys: Iterable[str]) -> dict[str, bytes | None]:
+        """Return several (small) values, in one round trip where requests wait."""
+        ...
+
+    def get_range(self, key: str, start: int, count: int) -> bytes | None:
+        """Return up to `count` bytes from `start`, fewer only where the value ends.
+
+        A negative `start` counts from the end: ``get_range(key, -20, 20)`` is the last 20 bytes
+        (the whole value where it is shorter).
+        """
+        ...
+
+    def names(self, prefix: str = "") -> list[str]:
+        """Return the names of files and folders right under a folder, sorted; [] for none."""
+        ...
+
+    def put(self, key: str, value: Any) -> None:
+        """Store a value (any buffer) so that readers see the old or the new one, never a part."""
+        ...
+
+    def put_file(self, key: str, path: Path) -> None:
+        """Make the local file at `path` the value of `key`; the file is gone afterwards."""
+        ...
+
+    def delete(self, key: str) -> None:
+        """Remove a value; nothing happens where there is none."""
+        ...
+
+    def clear(self) -> None:
+        """Remove everything."""
+        ...
+
+    def close(self) -> None:
+        """Release what is held. Safe to call twice."""
+        ...
+
+
+class FolderStore:
+    """The files under a folder of this machine.
+
+    Parameters
+    ----------
+    root : Path
+        The folder. It need not exist yet.
+    """
+
+    waits = False
+    lists = True
+    writable = True
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self._prefix = f"{root}/"
+        self._known: set[str] = set()
+        self._known_lock = threading.Lock()
+        self._folder = _open_folder(root)
+
+    def where(self, key: str = "") -> str:
+        return f"{self._prefix}{key}".rstrip("/")
+
+    def get(self, key: str) -> bytes | None:
+        fd = self._open(key)
+        if fd is None:
+            return None
+        try:
+            return pread_all(fd)
+        except IsADirectoryError:
+            return None
+        finally:
+            os.close(fd)
+
+    def get_many(self, keys: Iterable[str]) -> dict[str, bytes | None]:
+        return {key: self.get(key) for key in keys}
+
+    def get_range(self, key: str, start: int, count: int) -> bytes | None:
+        fd = self._open(key)
+        if fd is None:
+            return None
+        try:
+            if start < 0:
+                start = max(0, os.fstat(fd).st_size + start)
+            return pread(fd, count, start)
+        finally:
+            os.close(fd)
+
+    def names(self, prefix: str = "") -> list[str]:
+        try:
+            return sorted(os.listdir(self._prefix + prefix))  # noqa: PTH208
+        except (FileNotFoundError, NotADirectoryError):
+            return []
+
+    def put(self, key: str, value: Any) -> None:
+        path = self._prefix + key
+        part = f"{path}.{os.getpid()}-{threading.get_ident()}.part"
+        fd = self.create(part)
+        try:
+            view = memoryview(value).cast("B")
+            try:
+                while view:
+                    view = view[os.write(fd, view) :]
+            finally:
+                os.close(fd)
+            os.replace(part, path)
+        except BaseException:
+            with suppress(OSError):
+                os.unlink(part)  # noqa: PTH108
+            raise
+
+    def put_file(self, key: str, path: Path) -> None:
+        self.make_folder(self._prefix + key)
+        os.replace(path, self._prefix + key)
+
+    def delete(self, key: str) -> None:
+        with suppress(FileNotFoundError, NotADirectoryError):
+            os.unlink(self._prefix + key)  # noqa: PTH108
+
+    def clear(self) -> None:
+        shutil.rmtree(self.root, ignore_errors=True)
+
+    def close(self) -> None:
+        folder, self._folder = self._folder, -1
+        if folder >= 0:
+            try:
+                remove_replaced(self.root, folder)
+            finally:
+                os.close(folder)
+
+    def __del__(self) -> None:
+        folder, self._folder = getattr(self, "_folder", -1), -1
+        if folder >= 0:
+            os.close(folder)
+
+    def create(self, path: str) -> int:
+        """Return a descriptor of a new file at `path`, its folder made where need be."""
+        flags = os.O_RDWR | os.O_CREAT | os.O_TRUNC | BINARY
+        self.make_folder(path)
+        try:
+            return os.open(path, flags, 0o666)
+        except FileNotFoundError:  # somebody has removed the folder
+            with self._known_lock:
+                self._known.clear()
+            self.make_folder(path)
+            return os.open(path, flags, 0o666)
+
+    def make_folder(self, path: str) -> None:
+        """Make the folder that `path` lies in."""
+        folder = os.path.dirname(path)  # noqa: PTH120 (each call counts here)
+        if folder not in self._known:
+            os.makedirs(folder, exist_ok=True)  # noqa: PTH103
+            with self._known_lock:
+                self._known.add(folder)
+
+    def _open(self, key: str) -> int | None:
+        try:
+            if self._folder >= 0:
+                return os.open(key or ".", os.O_RDONLY | BINARY, dir_fd=self._folder)
+            return os.open(self._prefix + key, os.O_RDONLY | BINARY)
+        except (FileNotFoundError, NotADirectoryError):
+            if self._folder >= 0 and os.fstat(self._folder).st_nlink == 0:
+                raise FileNotFoundError(
+                    f"{str(self.root)!r} was removed while it was being read"
+                ) from None
+            return None
+
+
+# --- a folder that is replaced while others read it ----------------------------------------------
+# A file that is replaced lives on for those who have it open. For a folder the same is done by
+# hand: readers hold a shared lock on it; who replaces it moves it aside, and the last one who has
+# it open removes it.
+
+
+def _open_folder(root: Path) -> int:
+    """Return a descriptor of the folder with a shared lock on it, -1 where that cannot be had."""
+    if fcntl is None or not hasattr(os, "O_DIRECTORY"):
+        return -1
+    try:
+        folder = os.open(root, os.O_RDONLY | os.O_DIRECTORY | BINARY)
+    except (FileNotFoundError, NotADirectoryError):
+        return -1
+    with suppress(OSError):  # a file system without locks, or its writer at work
+        fcntl.flock(folder, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    return folder
+
+
+def replaced_path(path: Path, folder: int) -> Path:
+    """Return where a folder that was at `path` is put when another takes its place."""
+    return path.with_name(f".{path.name}.{os.fstat(folder).st_ino}.replaced")
+
+
+def remove_replaced(path: Path, folder: int) -> None:
+    """Remove a folder that was replaced, unless another process still reads it."""
+    aside = replaced_path(path, folder)
+    with suppress(OSError):
+        if os.path.samestat(os.fstat(folder), os.stat(aside)):
+            fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            shutil.rmtree(aside, ignore_errors=True)
+
+
+@contextmanager
+def exclusive(folder: Path) -> Iterator[None]:
+    """Let one process at a time change what `folder` lists.
+
+    The lock is on the folder it lies in: readers may hold one on itself.
+    """
+    if fcntl is None:
+        yield
+        return
+    fd = os.open(folder.absolute().parent, os.O_RDONLY)
+    try:
+        with suppress(OSError):  # a file system without locks
+            fcntl.flock(fd, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(fd)

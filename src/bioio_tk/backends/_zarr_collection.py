@@ -1,0 +1,151 @@
+"""Several images in one store: the lists of series, of wells and fields, and of labels."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+from bioio_tk.backends._store import FolderStore, exclusive
+from bioio_tk.backends._zarr_tree import OME_XML, Tree, group_documents, join
+from bioio_tk.core.plate import Acquisition, Field, Plate, Well
+from bioio_tk.errors import SpecError
+from bioio_tk.meta import ngff
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+
+def register(root: Path, group: str, *, version: str, plate: Plate | None) -> None:
+    """List an image that was put into a group of a store where readers look for it.
+
+    Parameters
+    ----------
+    root : Path
+        The store.
+    group : str
+        ``"labels/NAME"`` (also under an image), ``"NAME"`` for a series, ``"ROW/COLUMN/FIELD"``.
+    version : str
+        Of NGFF, for what is new.
+    plate : Plate or None
+        Name, rows, columns and acquisitions of the plate.
+    """
+    store = FolderStore(root)
+    try:
+        with exclusive(root):  # two processes may each have finished an image
+            lists = _Lists(store, version)
+            parts = group.split("/")
+            if "labels" in parts[:-1]:
+                at = parts.index("labels")
+                lists.add_labels("/".join(parts[:at]), parts[-1])
+            elif len(parts) == 3:
+                lists.add_field(parts[0], parts[1], parts[2], plate)
+            else:
+                lists.add_series(group)
+    finally:
+        store.close()
+
+
+class _Lists:
+    def __init__(self, store: FolderStore, version: str) -> None:
+        self._store = store
+        self._tree = Tree(store)
+        self._version = version
+
+    def add_labels(self, image: str, name: str) -> None:
+        place = join(image, "labels")
+        names = list(self._group(place).labels)
+        if name not in names:
+            self._put(place, ngff.labels_attributes([*names, name], self._version))
+
+    def add_series(self, name: str) -> None:
+        """Add an image to the layout of bioformats2raw."""
+        root = self._group("")
+        if root.multiscales or root.plate is not None:
+            kind = "a plate" if root.plate is not None else "one image"
+            raise SpecError(f"{self._store.where()!r} holds {kind}: no series can be added to it")
+        names = list(self._group("OME").series or ())
+        if name not in names:
+            names.append(name)
+        self._write_xml(names)
+        self._put("OME", ngff.series_attributes(names, self._version))
+        self._put("", ngff.layout_attributes(self._version))
+
+    def add_field(self, row: str, column: str, name: str, given: Plate | None) -> None:
+        root = self._group("")
+        if root.multiscales or root.layout is not None:
+            raise SpecError(f"{self._store.where()!r} holds images and is no plate")
+        plate = root.plate or Plate()
+        if given is not None:
+            plate = replace(
+                plate,
+                name=given.name or plate.name,
+                rows=_joined(given.rows, plate.rows),
+                columns=_joined(given.columns, plate.columns),
+                acquisitions=given.acquisitions or plate.acquisitions,
+            )
+        plate = replace(
+            plate, rows=_joined(plate.rows, (row,)), columns=_joined(plate.columns, (column,))
+        )
+        well = Well(row, column)
+        fields = list(self._group(well.path).well_images or ())
+        if all(field.path != name for field in fields):
+            fields.append(Field(name, _acquisition(given, row, column, name, plate.acquisitions)))
+        well = replace(well, fields=tuple(sorted(fields, key=lambda f: _natural(f.path))))
+        others = [w for w in plate.wells if w.path != well.path]
+        wells = sorted(
+            [*others, well],
+            key=lambda w: (plate.rows.index(w.row), plate.columns.index(w.column)),
+        )
+        counted = [w if w is well else replace(w, fields=self._fields(w)) for w in wells]
+        self._put(well.path, ngff.well_attributes(well, self._version))
+        self._put(row, {})
+        self._put("", ngff.plate_attributes(replace(plate, wells=tuple(counted)), self._version))
+
+    def _fields(self, well: Well) -> tuple[Field, ...]:
+        return self._group(well.path).well_images or ()
+
+    def _group(self, path: str) -> ngff.Group:
+        node = self._tree.node(path)
+        if node is None:
+            return ngff.Group()
+        return ngff.read_group(node.attributes, self._store.where(path))
+
+    def _put(self, path: str, attributes: dict[str, Any]) -> None:
+        for name, document in group_documents(attributes, self._version).items():
+            self._store.put(join(path, name), document)
+
+    def _write_xml(self, names: list[str]) -> None:
+        """Write one OME-XML document of all series, from those of each."""
+        from bioio_tk.backends.zarr_read import ZarrSource
+        from bioio_tk.meta import ome
+
+        specs = []
+        for name in names:
+            source = ZarrSource(self._store.root / name)
+            try:
+                specs.append(source.images[0])
+            finally:
+                source.close()
+        self._store.put(OME_XML, ome.document(specs).encode())
+
+
+def _joined(first: tuple[str, ...], more: tuple[str, ...]) -> tuple[str, ...]:
+    """Return the names of both; new ones where they belong in the order of people."""
+    new = [name for name in more if name not in first]
+    return tuple(sorted([*first, *new], key=_natural)) if new else first
+
+
+def _natural(name: str) -> tuple[int, str]:
+    """Order "2" before "10" and "B" before "AA"."""
+    return (len(name), name)
+
+
+def _acquisition(
+    given: Plate | None, row: str, column: str, name: str, known: tuple[Acquisition, ...]
+) -> int | None:
+    for well in given.wells if given is not None else ():
+        if (well.row, well.column) == (row, column):
+            for field in well.fields:
+                if field.path == name:
+                    return field.acquisition
+    return known[0].id if len(known) == 1 else None

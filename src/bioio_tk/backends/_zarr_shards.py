@@ -1,0 +1,595 @@
+"""ChunkWriter: the chunks of one Zarr array, sharded or not, written into a Store.
+
+A shard grows on disk: chunks are appended as they come, the table of where they lie stays in
+memory and goes to the end of the file when the shard is complete.
+"""
+
+from __future__ import annotations
+
+import itertools
+import os
+import threading
+from collections import OrderedDict
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from bioio_tk.backends._file import RandomFile
+from bioio_tk.backends._store import FolderStore
+from bioio_tk.backends._zarr_array import EMPTY, Index, ZarrArray, parse_table
+from bioio_tk.backends._zarr_codecs import Bytes, crc32c, scratch
+from bioio_tk.errors import BioIOError, ClosedError, DamagedFileError, PixelTypeError, SpecError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from numpy.typing import NDArray
+
+    from bioio_tk.backends._store import Store
+    from bioio_tk.backends._zarr_meta import ArrayMeta
+
+_OPEN = 64
+"""Files open at once."""
+_KNOWN = 64
+"""Complete shards of which the table is kept."""
+_PIECE = 1 << 24
+"""Bytes copied at once."""
+_WASTE = 0.25
+"""Part of a shard that may be bytes of replaced chunks."""
+_counter = itertools.count()
+
+
+class _Shard:
+    """One shard: its file and the table of its chunks.
+
+    Attributes
+    ----------
+    lock : threading.Condition
+        Over all below but `file` and `users`, which belong to the lock of the writer; told when
+        a reader or writer is through.
+    known : bool
+        Whether there is such a shard in the store has been looked up.
+    complete : bool
+        It lies under its key in the store, with this table; nothing came after.
+    gone : bool
+        The writer has forgotten it: look it up again.
+    path : str
+        Where it grows while not complete, "" where no file was begun.
+    entries : ndarray
+        (chunks, 2) offsets and lengths.
+    missing : ndarray of bool
+        Chunks within the array that nothing was ever stored of.
+    left : int
+        How many these are; below 0 where chunks of a complete shard are replaced: then nobody
+        knows when it is complete again but who calls `finish`.
+    free : list of (int, int)
+        Offsets and lengths of bytes nobody needs.
+    end : int
+        Where the next chunk goes.
+    readers, writers : int
+        Threads that are at the bytes just now.
+    """
+
+    def __init__(self, missing: NDArray[np.bool_]) -> None:
+        self.lock = threading.Condition(threading.Lock())
+        self.known = self.complete = self.gone = False
+        self.path = ""
+        self.entries = np.full((missing.size, 2), EMPTY, np.uint64)
+        self.missing = missing.reshape(-1)
+        self.left = int(np.count_nonzero(missing))
+        self.free: list[tuple[int, int]] = []
+        self.end = 0
+        self.readers = self.writers = 0
+        self.file: RandomFile | None = None
+        self.users = 0
+
+    def found(self, entries: NDArray[np.uint64], end: int) -> None:
+        """Take over the table of a shard that is in the store."""
+        self.entries, self.end = entries, end
+        self.missing[:] = False
+        self.left = -1
+        at = 0
+        for offset, length in self.live():
+            if offset > at:
+                self.free.append((at, offset - at))
+            at = max(at, offset + length)
+        self.known = self.complete = True
+
+    def take(self, count: int) -> int:
+        """Return where `count` bytes can go."""
+        # bytes that a reader may still be at must not change; those who come later see the table
+        if self.readers == 0:
+            for i, (offset, length) in enumerate(self.free):
+                if length >= count:
+                    self.free[i] = (offset + count, length - count)
+                    return offset
+        offset = self.end
+        self.end += count
+        return offset
+
+    def enter(self, i: int, offset: int, count: int) -> None:
+        """Put a chunk into the table; (EMPTY, EMPTY) takes it out."""
+        before, length = self.entries[i].tolist()
+        if before != EMPTY:
+            self.free.append((before, length))
+        self.entries[i] = offset, count
+        self.left -= int(self.missing[i])
+        self.missing[i] = False
+
+    def live(self) -> list[tuple[int, int]]:
+        """Return offsets and lengths of all chunks that are there, in the order of the file."""
+        there = self.entries[self.entries[:, 0] != EMPTY]
+        return sorted((offset, length) for offset, length in there.tolist())
+
+
+class ChunkWriter:
+    """Writes the chunks of one array. Any method from any thread.
+
+    Parameters
+    ----------
+    store : Store
+        Where the array lies.
+    path : str
+        Its path in the store: "", "0", "a/b".
+    meta : ArrayMeta
+        What it says of itself.
+    scratch : Path, optional
+        A folder of this machine where the shards of a remote store grow.
+    atomic : bool
+        Others read or write the same store meanwhile: what has a key is always complete.
+        False is faster, and for a folder that nobody else looks at yet.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        path: str,
+        meta: ArrayMeta,
+        scratch: Path | None = None,
+        *,
+        atomic: bool = False,
+    ) -> None:
+        self._store = store
+        self.meta = meta
+        self._array = ZarrArray(store, path, meta)
+        self._atomic = atomic
+        self._folder = store if isinstance(store, FolderStore) else None
+        self._scratch = scratch
+        index = meta.index
+        if index is not None:
+            if not (index.at_end and index.checked and index.dtype == np.dtype("<u8")):
+                raise SpecError("shards are written with a checked little-endian index at the end")
+            if self._folder is None and scratch is None:
+                raise SpecError("shards of a remote store need a scratch folder to grow in")
+        self._counts = index.counts if index else ()
+        self._fill = np.array(meta.fill, meta.dtype).tobytes()
+        self._lock = threading.Lock()
+        """Over all below. A thread that holds it takes no lock of a shard."""
+        self._shards: dict[Index, _Shard] = {}
+        self._complete: OrderedDict[Index, None] = OrderedDict()
+        self._files: OrderedDict[int, _Shard] = OrderedDict()
+        self._sent: set[Index] = set()
+        self._closed = False
+
+    # --- encoding --------------------------------------------------------------------------------
+
+    def encode(self, chunk: NDArray[Any]) -> Bytes | None:
+        """Return the bytes of a chunk, for `store`.
+
+        Parameters
+        ----------
+        chunk : ndarray
+            Pixels of the array's type; at the end of the array it may be clipped.
+
+        Returns
+        -------
+        bytes-like or None
+            None where each byte is that of the fill value: nothing needs to be stored. Raw
+            pixels may share memory with `chunk`.
+        """
+        meta = self.meta
+        if chunk.dtype != meta.dtype:
+            raise PixelTypeError(f"pixels of type {chunk.dtype} were given, not {meta.dtype}")
+        padded = chunk.shape != meta.chunks
+        if padded:
+            if len(chunk.shape) != len(meta.chunks) or any(
+                n > c for n, c in zip(chunk.shape, meta.chunks, strict=True)
+            ):
+                raise SpecError(f"{chunk.shape} pixels do not fit a chunk of {meta.chunks}")
+            whole = np.full(meta.chunks, meta.fill, meta.dtype)
+            whole[tuple(slice(n) for n in chunk.shape)] = chunk
+            chunk = whole
+        if self._is_fill(chunk):
+            return None
+        if meta.codec.direct and not meta.codec.raw and not chunk.flags.c_contiguous:
+            # a fresh array for every chunk would be memory that the system has to clear first
+            room = scratch(chunk.nbytes).view(meta.dtype).reshape(meta.chunks)
+            room[...] = chunk
+            chunk = room
+        return meta.codec.encode(chunk)
+
+    def _is_fill(self, chunk: NDArray[Any]) -> bool:
+        if chunk.size == 0:
+            return True
+        if chunk[(0,) * chunk.ndim].tobytes() != self._fill:
+            return False
+        if chunk[tuple(n // 2 for n in chunk.shape)].tobytes() != self._fill:
+            return False
+        itemsize = chunk.dtype.itemsize
+        kind = np.dtype(f"u{min(itemsize, 8)}")
+        if itemsize > 8:
+            chunk = np.ascontiguousarray(chunk)
+            bits = chunk.reshape(-1, 1).view(kind)
+        else:
+            bits = chunk.view(kind)
+        return bool((bits == np.frombuffer(self._fill, kind)).all())
+
+    # --- storing ---------------------------------------------------------------------------------
+
+    def store(self, index: Index, encoded: Bytes | None) -> None:
+        """Store what `encode` returned as chunk `index`; the last one counts, None removes it.
+
+        Raises
+        ------
+        OSError
+            The disk is full, the network gone. What was stored of this chunk before stays.
+        """
+        self._check_open()
+        if self.meta.index is None:
+            self._store_key(index, encoded)
+            return
+        key, inner = self._place(index)
+        self._store_in_shard(key, inner, encoded)
+
+    def _store_key(self, index: Index, encoded: Bytes | None) -> None:
+        key = self._array.key(index)
+        if encoded is None:
+            if self._folder is not None or index in self._sent:
+                self._store.delete(key)
+                self._sent.discard(index)
+        elif self._folder is None:
+            self._store.put(key, encoded)
+            self._sent.add(index)
+        elif self._atomic:
+            self._store.put(key, encoded)
+        else:
+            _write_new(self._folder, self._folder.where(key), encoded)
+
+    def load(self, index: Index) -> NDArray[Any] | None:
+        """Return a chunk with its full shape; None where nothing is stored, so all is fill."""
+        self._check_open()
+        if self.meta.index is None:
+            return self._array.read_chunk(index)
+        key, inner = self._place(index)
+        with self._held(key) as shard:
+            offset, length = shard.entries[inner].tolist()
+            if offset == EMPTY:
+                return None
+            complete = shard.complete
+            shard.readers += 1
+        try:
+            if complete:
+                data = self._store.get_range(self._array.key(key), offset, length)
+            else:
+                with self._open(shard) as file:
+                    data = file.read(offset, length)
+        finally:
+            with shard.lock:
+                shard.readers -= 1
+                shard.lock.notify_all()
+        try:
+            return self.meta.codec.decode(data or b"")
+        except BioIOError as exc:
+            where = self._store.where(self._array.key(key))
+            raise type(exc)(f"{where}: chunk {index} cannot be read: {exc}") from exc
+
+    def finish(self) -> None:
+        """Complete all shards; those that are complete already stay as they are."""
+        self._check_open()
+        with self._lock:
+            keys = list(self._shards)
+        for key in keys:
+            self._finish(key, only_full=False)
+
+    def close(self) -> None:
+        """Release all files and remove what is not complete. Safe to call twice."""
+        with self._lock:
+            self._closed = True
+            shards = list(self._shards.values())
+            self._shards.clear()
+            self._files.clear()
+            self._complete.clear()
+        for shard in shards:
+            with suppress(OSError):
+                self._close_file(shard)
+            if shard.path and not shard.complete:
+                with suppress(OSError):
+                    os.remove(shard.path)
+
+    def _check_open(self) -> None:
+        if self._closed:
+            raise ClosedError("the chunk writer is closed")
+
+    # --- shards ----------------------------------------------------------------------------------
+
+    def _place(self, index: Index) -> tuple[Index, int]:
+        """Return the shard of a chunk, and the number of the chunk in it."""
+        shard = tuple(i // n for i, n in zip(index, self._counts, strict=True))
+        inner = 0
+        for i, n in zip(index, self._counts, strict=True):
+            inner = inner * n + i % n
+        return shard, inner
+
+    def _store_in_shard(self, key: Index, inner: int, encoded: Bytes | None) -> None:
+        if encoded is None:
+            with self._held(key) as shard:
+                if shard.entries[inner, 0] != EMPTY:
+                    self._begin(key, shard)
+                shard.enter(inner, EMPTY, EMPTY)
+        else:
+            count = memoryview(encoded).nbytes
+            with self._held(key) as shard:
+                self._begin(key, shard)
+                offset = shard.take(count)
+                shard.writers += 1
+            stored = False
+            try:
+                with self._open(shard) as file:
+                    file.write(offset, encoded)
+                stored = True
+            finally:
+                with shard.lock:
+                    shard.writers -= 1
+                    shard.lock.notify_all()
+                    if stored:
+                        shard.enter(inner, offset, count)
+                    else:
+                        shard.free.append((offset, count))
+        if shard.left == 0:
+            self._finish(key, only_full=True)
+
+    @contextmanager
+    def _held(self, key: Index) -> Iterator[_Shard]:
+        """Hold the lock of a shard, and know what is in the store of it."""
+        while True:
+            with self._lock:
+                shard = self._shards.get(key)
+                if shard is None:
+                    shard = self._shards[key] = _Shard(self._missing(key))
+            with shard.lock:
+                if shard.gone:
+                    continue
+                if not shard.known:
+                    self._look_up(key, shard)
+                yield shard
+            break
+        self._forget_some()
+
+    def _missing(self, key: Index) -> NDArray[np.bool_]:
+        missing = np.zeros(self._counts, bool)
+        inside = zip(key, self._counts, self.meta.grid, strict=True)
+        missing[tuple(slice(max(0, min(n, total - i * n))) for i, n, total in inside)] = True
+        return missing
+
+    def _look_up(self, key: Index, shard: _Shard) -> None:
+        """Find out whether the store has the shard. Its lock is held."""
+        index = self.meta.index
+        assert index is not None
+        name = self._array.key(key)
+        # what a remote store has without us having sent it is not asked: it would cost a request
+        asks = self._folder is not None or key in self._sent
+        raw = self._store.get_range(name, -index.nbytes, index.nbytes) if asks else None
+        if raw is None:
+            shard.known = True
+            return
+        size = os.stat(self._folder.where(name)).st_size if self._folder else None
+        try:
+            table = parse_table(index, raw, size)
+            entries = table.entries.reshape(-1, 2)
+            there = [e for e in entries.tolist() if e[0] != EMPTY]
+            end = max((offset + length for offset, length in there), default=0)
+            if end > table.stop:
+                raise DamagedFileError("a chunk lies outside of what it has")
+        except DamagedFileError as exc:
+            raise DamagedFileError(f"{self._store.where(name)}: {exc}") from exc
+        shard.found(entries, end)
+        with self._lock:
+            self._complete[key] = None
+
+    def _begin(self, key: Index, shard: _Shard) -> None:
+        """Make sure that the shard has a file to grow in. Its lock is held."""
+        if not shard.complete and shard.path:
+            return
+        final = self._array.key(key)
+        if self._folder is not None and not self._atomic:
+            path = self._folder.where(final)
+            if not shard.complete:
+                os.close(self._folder.create(path))
+        else:
+            path = self._part(final)
+            self._copy(final, path, shard.end if shard.complete else 0)
+        shard.path = path
+        shard.complete = False
+        with self._lock:
+            self._complete.pop(key, None)
+
+    def _part(self, name: str) -> str:
+        """Return the path of a new file for what will be `name`."""
+        tail = f"{os.getpid()}-{next(_counter)}.part"
+        if self._folder is not None:
+            path = f"{self._folder.where(name)}.{tail}"
+            self._folder.make_folder(path)
+            return path
+        assert self._scratch is not None
+        return os.path.join(self._scratch, f"shard-{tail}")  # noqa: PTH118 - a str is wanted
+
+    def _copy(self, name: str, path: str, count: int) -> None:
+        """Make a new file of the first `count` bytes of a key."""
+        with open(path, "xb") as file:  # noqa: PTH123 - a str is given
+            for start in range(0, count, _PIECE):
+                wanted = min(_PIECE, count - start)
+                piece = self._store.get_range(name, start, wanted) or b""
+                if len(piece) != wanted:
+                    raise DamagedFileError(f"{self._store.where(name)}: the shard is cut off")
+                file.write(piece)
+
+    def _finish(self, key: Index, *, only_full: bool) -> None:
+        """Complete a shard, unless it is so already."""
+        with self._held(key) as shard:
+            if only_full and (shard.left or shard.writers):
+                return  # the last writer does it
+            while shard.readers or shard.writers:
+                shard.lock.wait()
+            if shard.complete or shard.gone:
+                return
+            name = self._array.key(key)
+            if shard.live():
+                self._complete_file(name, shard)
+                self._sent.add(key)
+                shard.path, shard.left, shard.complete = "", -1, True
+                with self._lock:
+                    self._complete[key] = None
+            else:
+                self._drop(name, key, shard)
+
+    def _complete_file(self, name: str, shard: _Shard) -> None:
+        live = shard.live()
+        used = sum(length for _, length in live)
+        if shard.end - used > _WASTE * shard.end:
+            self._compact(name, shard, live)
+        self._seal(shard)
+        self._publish(name, shard)
+
+    def _drop(self, name: str, key: Index, shard: _Shard) -> None:
+        """Leave nothing of a shard without chunks."""
+        if shard.path:
+            self._close_file(shard)
+            os.remove(shard.path)
+            shard.path = ""
+            if self._folder is not None or key in self._sent:
+                self._store.delete(name)
+            self._sent.discard(key)
+        shard.gone = True
+        with self._lock:
+            self._shards.pop(key, None)
+
+    def _seal(self, shard: _Shard) -> None:
+        """Put the table at the end of the file."""
+        table = shard.entries.astype("<u8").tobytes()
+        table += crc32c(table).to_bytes(4, "little")
+        with self._open(shard) as file:
+            file.write(shard.end, table)
+        self._close_file(shard)
+        os.truncate(shard.path, shard.end + len(table))
+
+    def _publish(self, name: str, shard: _Shard) -> None:
+        """Move a sealed file to where its key is."""
+        if self._folder is None:
+            self._store.put_file(name, Path(shard.path))
+        elif shard.path != self._folder.where(name):
+            os.replace(shard.path, self._folder.where(name))
+
+    def _compact(self, name: str, shard: _Shard, live: list[tuple[int, int]]) -> None:
+        """Copy the chunks that count into a new file."""
+        path = self._part(name)
+        moved = {}
+        end = 0
+        try:
+            with self._open(shard) as old, open(path, "xb") as new:  # noqa: PTH123
+                for offset, length in live:
+                    data = old.read(offset, length)
+                    if len(data) != length:
+                        raise DamagedFileError(f"{shard.path}: the shard is cut off")
+                    new.write(data)
+                    moved[offset] = end
+                    end += length
+            self._close_file(shard)
+            if self._folder is not None and not self._atomic:
+                # its place is taken at once: the old file has no table, so nobody can miss it
+                os.replace(path, shard.path)
+            else:
+                os.remove(shard.path)
+                shard.path = path
+        except BaseException:
+            with suppress(OSError):
+                os.remove(path)
+            raise
+        for i, (offset, _) in enumerate(shard.entries.tolist()):
+            if offset != EMPTY:
+                shard.entries[i, 0] = moved[offset]
+        shard.end, shard.free = end, []
+
+    def _forget_some(self) -> None:
+        """Keep the tables of the last few complete shards only."""
+        while True:
+            with self._lock:
+                if len(self._complete) <= _KNOWN:
+                    return
+                key, _ = self._complete.popitem(last=False)
+                shard = self._shards.get(key)
+            if shard is None:
+                continue
+            with shard.lock:
+                if shard.complete and not shard.readers:
+                    shard.gone = True
+                    with self._lock:
+                        self._shards.pop(key, None)
+
+    # --- files -----------------------------------------------------------------------------------
+
+    @contextmanager
+    def _open(self, shard: _Shard) -> Iterator[RandomFile]:
+        """Give the file of a growing shard, open; few are so at any time."""
+        with self._lock:
+            if shard.file is None:
+                shard.file = RandomFile(Path(shard.path), writable=True)
+            file = shard.file
+            shard.users += 1
+            self._files[id(shard)] = shard
+            self._files.move_to_end(id(shard))
+            idle = self._idle()
+        for old in idle:
+            old.close()
+        try:
+            yield file
+        finally:
+            with self._lock:
+                shard.users -= 1
+
+    def _idle(self) -> list[RandomFile]:
+        """Take files out that were not used for the longest time. The lock is held."""
+        idle = []
+        if len(self._files) > _OPEN:
+            for number, shard in list(self._files.items()):
+                if shard.users == 0 and shard.file is not None:
+                    idle.append(shard.file)
+                    shard.file = None
+                    del self._files[number]
+                    if len(self._files) <= _OPEN:
+                        break
+        return idle
+
+    def _close_file(self, shard: _Shard) -> None:
+        with self._lock:
+            file, shard.file = shard.file, None
+            self._files.pop(id(shard), None)
+        if file is not None:
+            file.close()
+
+
+def _write_new(folder: FolderStore, path: str, data: Bytes) -> None:
+    """Write a file in place; one that could not be written whole is removed."""
+    view = memoryview(data).cast("B")
+    fd = folder.create(path)
+    try:
+        try:
+            while view:
+                view = view[os.write(fd, view) :]
+        finally:
+            os.close(fd)
+    except BaseException:
+        with suppress(OSError):
+            os.remove(path)
+        raise

@@ -1,0 +1,362 @@
+"""ZarrSink: OME-Zarr 0.4 and 0.5, chunk by chunk, sharded or not."""
+
+from __future__ import annotations
+
+import math
+import tempfile
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import numpy as np
+
+from bioio_tk.backends._zarr_codecs import codec_documents
+from bioio_tk.backends._zarr_meta import read_meta, write_meta_v2, write_meta_v3
+from bioio_tk.backends._zarr_shards import ChunkWriter
+from bioio_tk.backends._zarr_tree import OME_XML, Tree, group_documents, join, new_store
+from bioio_tk.backends.base import Caps, StoreOptions
+from bioio_tk.backends.zarr_read import ZarrSource
+from bioio_tk.core.region import AXES, Shape5
+from bioio_tk.core.spec import Address, ImageSpec, Level
+from bioio_tk.errors import SpecError, UnsupportedError
+from bioio_tk.meta import ngff
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from bioio_tk.core.location import Location
+    from bioio_tk.core.plate import Plate
+
+STORED_AXES = "tczyx"
+_ORDER = (4, 3, 2, 0, 1)  # Y, X, Z, C, T as T, C, Z, Y, X
+_MANY_FILES = 4096
+"""Chunks of a level beyond which several share a file, unless the user says otherwise."""
+_LARGEST_SHARD = 512 << 20
+_WIDEST_SHARD = 4096
+_SAMPLED_TILES = 24
+_OPTIONS = ("ngff_version", "chunks", "shards", "windows", "label")
+
+
+class ZarrSink:
+    """A new OME-Zarr image: one Zarr array for each level, the metadata of NGFF around them."""
+
+    caps: ClassVar[Caps] = Caps(parallel_store=True, tile_multiple=1)
+
+    def __init__(
+        self,
+        location: Location,
+        images: tuple[ImageSpec, ...],
+        options: StoreOptions,
+        *,
+        documents: list[bytes] | None = None,
+        shared: bool = False,
+    ) -> None:
+        self.images = images
+        self._options = options
+        self._version = _version(options)
+        self._shared = shared
+        self._store = new_store(location, options.storage_options)
+        self._scratch: tempfile.TemporaryDirectory[str] | None = None
+        if not isinstance(location, Path):
+            self._scratch = tempfile.TemporaryDirectory(prefix="bioio_tk-")
+        try:
+            self._documents = documents or [
+                _array_document(images[0], level, options, self._version)
+                for level in range(len(images[0].levels))
+            ]
+            self._writers = [self._writer(level) for level in range(len(images[0].levels))]
+            # on a server the metadata come last: without them nobody takes it for an image
+            if documents is None and not self._remote:
+                self._write_metadata(None)
+        except BaseException:
+            self.close()
+            raise
+
+    @property
+    def _remote(self) -> bool:
+        return self._scratch is not None
+
+    @classmethod
+    def reopen(cls, folder: Path, *, shared: bool) -> ZarrSink:
+        """Return a sink that goes on with a store which was laid out before."""
+        source = ZarrSource(folder)
+        try:
+            spec, xml = source.images[0], source.ome_xml()
+            known = source.stored(0)
+        finally:
+            source.close()
+        if shared:
+            spec = replace(spec, levels=spec.levels[:1])
+        extra = {"ngff_version": known.version}
+        options = StoreOptions(metadata=xml, downsample=known.method or "mean", extra=extra)
+        return cls(folder, (spec,), options, documents=list(known.documents), shared=shared)
+
+    @classmethod
+    def check(cls, images: tuple[ImageSpec, ...], options: StoreOptions) -> None:
+        version = _version(options)
+        for name in options.extra:
+            if name not in _OPTIONS:
+                raise SpecError(f"OME-Zarr has no option {name!r}; there are {', '.join(_OPTIONS)}")
+        if options.predictor:
+            raise SpecError("OME-Zarr has no predictor; compression='blosc-zstd' shuffles instead")
+        if len(images) != 1:
+            raise SpecError("one sink stores one image")
+        spec = images[0]
+        if min(spec.shape) < 1:
+            raise SpecError(f"the shape {spec.shape} (Y, X, Z, C, T) has an axis without pixels")
+        for level in range(len(spec.levels)):
+            _array_document(spec, level, options, version)
+
+    @staticmethod
+    def foreign(folder: Path) -> Path | None:
+        from bioio_tk.backends._zarr_foreign import foreign
+
+        return foreign(folder)
+
+    @staticmethod
+    def pack(folder: Path, target: Path) -> None:
+        from bioio_tk.backends._store_zip import pack
+
+        pack(folder, target)
+
+    @staticmethod
+    def exists(location: Location, storage_options: dict[str, Any]) -> bool:
+        store = new_store(location, storage_options)
+        try:
+            return Tree(store).node("") is not None
+        finally:
+            store.close()
+
+    @staticmethod
+    def remove(location: Location, storage_options: dict[str, Any]) -> None:
+        store = new_store(location, storage_options)
+        try:
+            store.clear()
+        finally:
+            store.close()
+
+    @staticmethod
+    def register(root: Path, group: str, *, version: str, plate: Plate | None) -> None:
+        from bioio_tk.backends._zarr_collection import register
+
+        register(root, group, version=version, plate=plate)
+
+    @property
+    def downsample(self) -> str:
+        """How the smaller levels are made."""
+        return self._options.downsample
+
+    def unit(self, level: int = 0) -> Shape5:
+        meta = self._writers[level].meta
+        sizes = meta.shards or meta.chunks
+        t, c, z, y, x = sizes
+        return (y, x, z, c, t)
+
+    def _writer(self, level: int) -> ChunkWriter:
+        document = self._documents[level]
+        where = self._store.where(str(level))
+        v3 = self._version != "0.4"
+        meta = read_meta(document if v3 else None, None if v3 else document, where)
+        scratch = None if self._scratch is None else Path(self._scratch.name)
+        return ChunkWriter(self._store, str(level), meta, scratch=scratch, atomic=self._shared)
+
+    # ------------------------------------------------------------------ pixels
+
+    def encode_tile(self, at: Address, tile: NDArray[Any]) -> Any:
+        return self._writers[at.level].encode(tile.transpose(_ORDER))
+
+    def store_tile(self, at: Address, encoded: Any) -> None:
+        self._writers[at.level].store(_index(at), encoded)
+
+    def load_tile(self, at: Address) -> NDArray[Any] | None:
+        chunk = self._writers[at.level].load(_index(at))
+        if chunk is None:
+            return None
+        y, x, z, c, t = self.images[0].levels[at.level].grid.tile_shape(at.key)
+        return chunk[:t, :c, :z, :y, :x].transpose(3, 4, 2, 1, 0)
+
+    def grow(self, image: int, t: int) -> None:
+        raise UnsupportedError(f"the number of time points is fixed at the start, not {t} later")
+
+    def finish(self) -> None:
+        for writer in self._writers:
+            writer.finish()
+        if not self._shared:
+            windows = self._options.extra.get("windows")
+            self._write_metadata(self._measured() if windows is None else windows)
+
+    def close(self) -> None:
+        for writer in getattr(self, "_writers", ()):
+            writer.close()
+        self._store.close()
+        if self._scratch is not None:
+            self._scratch.cleanup()
+
+    # ------------------------------------------------------------------ metadata
+
+    def _write_metadata(self, windows: Any) -> None:
+        spec = self.images[0]
+        paths = [str(level) for level in range(len(spec.levels))]
+        for path, document in zip(paths, self._documents, strict=True):
+            self._store.put(join(path, self._name("array")), document)
+        label = self._options.extra.get("label")
+        if label is None:
+            from bioio_tk.meta import ome
+
+            xml = ome.document(self.images, metadata=self._options.metadata)
+            self._store.put(OME_XML, xml.encode())
+            self._put_group("OME", {})
+            attributes = ngff.image_attributes(
+                spec,
+                version=self._version,
+                paths=paths,
+                method=self._options.downsample if len(paths) > 1 else "",
+                windows=windows,
+            )
+        else:
+            attributes = ngff.label_attributes(
+                spec,
+                version=self._version,
+                paths=paths,
+                method=self._options.downsample,
+                colors=label.get("colors"),
+                properties=label.get("properties"),
+            )
+        self._put_group("", attributes)  # last: it makes the folder an image
+
+    def _put_group(self, path: str, attributes: dict[str, Any]) -> None:
+        for name, document in group_documents(attributes, self._version).items():
+            self._store.put(join(path, name), document)
+
+    def _name(self, kind: str) -> str:
+        return "zarr.json" if self._version != "0.4" else f".z{kind}"
+
+    def _measured(self) -> list[tuple[float, float, float, float] | None]:
+        """Return range and shown range of each channel, from tiles of the smallest level."""
+        spec = self.images[0]
+        level = len(spec.levels) - 1
+        grid = spec.levels[level].grid
+        found: list[list[NDArray[Any]]] = [[] for _ in range(spec.shape[3])]
+        keys = list(grid.keys()) if math.prod(grid.counts) < 1 << 16 else []
+        per_channel = max(1, _SAMPLED_TILES // spec.shape[3])
+        for kc in range(grid.counts[3]):
+            mine = [key for key in keys if key[3] == kc]
+            for key in mine[:: max(1, len(mine) // per_channel)][:per_channel]:
+                tile = self.load_tile(Address(0, level, key))
+                if tile is None:
+                    continue
+                first = grid.region(key).start[3]
+                for c in range(tile.shape[3]):
+                    found[first + c].append(tile[:, :, :, c].ravel()[:: max(1, tile.size >> 18)])
+        return [_window(np.concatenate(v) if v else None, spec.dtype) for v in found]
+
+
+def shard_of(spec: ImageSpec, level: int, options: StoreOptions) -> Shape5 | None:
+    """Return the size (YXZCT) of the shards of a level, None where chunks are files.
+
+    Raises
+    ------
+    SpecError
+        They are no multiple of the chunks.
+    """
+    given = options.extra.get("shards")
+    found = spec.levels[level]
+    if given is None:
+        version = options.extra.get("ngff_version")
+        return None if version == "0.4" else _good_shard(found, spec.dtype.itemsize)
+    if given is False:
+        return None
+    sizes = (given, given) if isinstance(given, int) else tuple(given)
+    shard: Shape5 = (*sizes, *found.tile[len(sizes) :])  # type: ignore[assignment]
+    for axis, n, chunk in zip(AXES, shard, spec.levels[0].tile, strict=True):
+        if n < 1 or (n % chunk and n < spec.shape[AXES.index(axis)]):
+            raise SpecError(
+                f"shards={given!r}: along {axis} a shard of {n} is no multiple of the chunk's "
+                f"{chunk} pixels"
+            )
+    y, x, z, c, t = (
+        min(-(-n // chunk), -(-size // chunk)) * chunk
+        for n, chunk, size in zip(shard, found.tile, found.shape, strict=True)
+    )
+    return (y, x, z, c, t)
+
+
+def _good_shard(level: Level, itemsize: int) -> Shape5 | None:
+    """Return shards so that the level makes thousands of files, not millions."""
+    counts, many = list(level.grid.counts), [1, 1, 1, 1, 1]
+    chunk_bytes = math.prod(level.tile) * itemsize
+
+    def files() -> int:
+        return math.prod(-(-n // k) for n, k in zip(counts, many, strict=True))
+
+    def fits(axis: int) -> bool:
+        wide = axis < 2 and many[axis] * level.tile[axis] >= _WIDEST_SHARD
+        return many[axis] < counts[axis] and not wide
+
+    while files() > _MANY_FILES and 2 * math.prod(many) * chunk_bytes <= _LARGEST_SHARD:
+        axes = [axis for axis in (0, 1) if fits(axis)] or [axis for axis in (2, 4, 3) if fits(axis)]
+        if not axes:
+            break
+        axis = min(axes[:2], key=lambda a: many[a]) if axes[0] < 2 else axes[0]
+        many[axis] = min(2 * many[axis], counts[axis])
+    if many == [1, 1, 1, 1, 1]:
+        return None
+    y, x, z, c, t = (n * k for n, k in zip(level.tile, many, strict=True))
+    return (y, x, z, c, t)
+
+
+def _version(options: StoreOptions) -> str:
+    version = str(options.extra.get("ngff_version") or "0.5")
+    if version not in ngff.WRITABLE_VERSIONS:
+        raise SpecError(
+            f"ngff_version={version!r}: choose one of {', '.join(ngff.WRITABLE_VERSIONS)}"
+        )
+    if version == "0.4" and options.extra.get("shards"):
+        raise SpecError("shards need ngff_version='0.5': Zarr v2, which 0.4 rests on, has none")
+    return version
+
+
+def _array_document(spec: ImageSpec, level: int, options: StoreOptions, version: str) -> bytes:
+    found = spec.levels[level]
+    shape, chunks = _stored(found.shape), _stored(found.tile)
+    zarr_format = 2 if version == "0.4" else 3
+    codec = codec_documents(options.compression, options.level, spec.dtype, zarr_format)
+    if zarr_format == 2:
+        return write_meta_v2(shape, chunks, spec.dtype, codec)
+    shard = shard_of(spec, level, options)
+    return write_meta_v3(
+        shape,
+        chunks,
+        None if shard is None else _stored(shard),
+        spec.dtype,
+        codec,
+        tuple(STORED_AXES),
+    )
+
+
+def _stored(sizes: Shape5) -> tuple[int, ...]:
+    return tuple(sizes[five] for five in _ORDER)
+
+
+def _index(at: Address) -> tuple[int, ...]:
+    ky, kx, kz, kc, kt = at.key
+    return (kt, kc, kz, ky, kx)
+
+
+def _window(
+    values: NDArray[Any] | None, dtype: np.dtype[Any]
+) -> tuple[float, float, float, float] | None:
+    """Return (min, max, start, end): what a channel may hold, and what is worth showing of it."""
+    if values is None or dtype.kind not in "iuf":
+        return None
+    numbers = values[np.isfinite(values)] if dtype.kind == "f" else values
+    if not numbers.size:
+        return None
+    start, end = (float(v) for v in np.percentile(numbers.astype(float), [0.1, 99.9]))
+    if dtype.kind == "f":
+        low, high = float(numbers.min()), float(numbers.max())
+    else:
+        low, high = float(np.iinfo(dtype).min), float(np.iinfo(dtype).max)
+    if start == end:
+        start, end = low, high
+    return (low, high, start, end)
