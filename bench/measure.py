@@ -12,6 +12,7 @@ import contextlib
 import gc
 import hashlib
 import json
+import math
 import multiprocessing
 import os
 import shutil
@@ -329,14 +330,14 @@ def _digest_store(written: Written) -> str:
         if written.levels > 1:
             _check_last(pixels, open_tensorstore(paths[-1]).read().result())
         return str(digest(_planes(pixels)))
-    planes = array[(0,) * (array.ndim - 3)] if array.ndim > 3 else array
-    height, width = planes.shape[-2:]
+    *outer, height, width = array.shape
     down, across = -(-height // SAMPLE), -(-width // SAMPLE)
     tiles = []
-    for place in _sample(down * across * planes.shape[0]):
-        c, rest = divmod(place, down * across)
+    for place in _sample(down * across * math.prod(outer)):
+        plane, rest = divmod(place, down * across)
         y, x = (SAMPLE * i for i in divmod(rest, across))
-        tiles.append(planes[c, y : y + SAMPLE, x : x + SAMPLE].read().result())
+        at = tuple(int(i) for i in np.unravel_index(plane, outer)) if outer else ()
+        tiles.append(array[(*at, slice(y, y + SAMPLE), slice(x, x + SAMPLE))].read().result())
     return f"{(height, width)} {digest(tiles)}"
 
 

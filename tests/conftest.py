@@ -49,8 +49,8 @@ def nothing_left_behind(tmp_path):
     yield
     assert not open_files(tmp_path), "the test left files open"
     new = {t for t in threading.enumerate() if t not in before and t.is_alive()}
-    # fsspec keeps the thread of its event loop, and that the ones of its executor
-    known = ("bioio_tk", "fsspecIO", "asyncio_")
+    # fsspec and zarr-python keep the threads of their event loops, and these those of executors
+    known = ("bioio_tk", "fsspecIO", "asyncio_", "zarr_")
     assert not [t.name for t in new if not t.name.startswith(known)]
 
 

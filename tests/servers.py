@@ -27,8 +27,20 @@ class WebServer:
     log : list of (method, path, value of the Range header)
         What it was asked.
     faults : dict
-        Path ("*" for any) to a queue of what to do next: a status, or one of "cut", "ignore",
-        "long", "short", "slow", "wrong", "mute"; a single one is done for ever.
+        Path ("*" for any) to what to do with each request, or a queue of what to do next:
+
+        =================  =====================================================
+        a number           answer with this status
+        "slow"             wait for 5 s
+        "cut"              send half of the body, then hang up
+        "long"             promise more than the body is long
+        "ignore"           send all where a range is wanted
+        "endless"          do not say how long the body is
+        "ignore, endless"  both
+        "wrong"            send a range one byte further
+        "less"             send one byte less of a range, and say so
+        "mute"             do not say which range is sent
+        =================  =====================================================
     most : int
         The most requests that were under way at once.
     sent : int
@@ -158,7 +170,7 @@ class _Handler(BaseHTTPRequestHandler):
         except OSError:
             self._send(404, b"no such file")
             return
-        if asked is None or fault == "ignore":
+        if asked is None or fault in ("ignore", "ignore, endless"):
             self._send(200, body, fault)
             return
         first, last = asked.removeprefix("bytes=").split("-")
@@ -180,9 +192,8 @@ class _Handler(BaseHTTPRequestHandler):
         self.send_response(status)
         if content_range:
             self.send_header("Content-Range", content_range)
-        length = {"long": len(body) + 7, "short": len(body) - 1}.get(fault, len(body))
-        if fault != "endless":
-            self.send_header("Content-Length", str(length))
+        if "endless" not in str(fault):
+            self.send_header("Content-Length", str(len(body) + 7 * (fault == "long")))
         else:
             self.send_header("Connection", "close")
         if fault in ("cut", "long"):

@@ -309,17 +309,17 @@ def test_one_request_each(far, web):
 def test_many_at_once(far, web, tmp_path):
     for n in range(40):
         (tmp_path / f"v{n}").write_bytes(b"%d" % n)
-    web.delay = 0.05
+    web.delay = 0.2
     assert far.get_many(f"v{n}" for n in range(41)) == {
         **{f"v{n}": b"%d" % n for n in range(40)},
         "v40": None,
     }
-    assert web.most > 20
+    assert web.most > 4  # and no more than the machine is busy with otherwise
     assert set(web.counts.values()) == {1}
 
 
 def test_threads_ask_at_the_same_time(far, web):
-    web.delay = 0.1
+    web.delay = 0.2
     threads = [
         threading.Thread(target=far.get, args=("a",), name="bioio_tk test") for _ in range(16)
     ]
@@ -327,7 +327,7 @@ def test_threads_ask_at_the_same_time(far, web):
         thread.start()
     for thread in threads:
         thread.join()
-    assert web.most > 8
+    assert web.most > 4
 
 
 PASSING = [500, 502, 503, 504, 429, 408, "cut", "long", "wrong", "less", "mute"]
@@ -338,6 +338,8 @@ def test_a_passing_failure_is_tried_again(far, web, fault):
     web.fault("/a", fault, fault, fault)
     assert far.get_range("a", 100, 50) == bytes(range(100, 150))
     assert web.counts == {"/a": 4}
+    web.fault("/a", fault)
+    assert far.get_range("a", -50, 50) == bytes(range(200, 250))
     web.forget()
     web.fault("/a", fault)
     assert far.get_many(["b", "a"])["b"] == b"the other"
@@ -603,14 +605,18 @@ def test_fork(far, web):
     assert far.get("b") == b"the other"  # the loop and a connection exist
     context = multiprocessing.get_context("fork")
     answers = context.Queue()
-    child = context.Process(target=_in_child, args=(far, answers))
+    child = context.Process(target=_in_child, args=(far, answers), daemon=True)
     child.start()
-    assert answers.get(timeout=20) == bytes(range(250)) * 4
-    assert answers.get(timeout=20) == {"b": b"the other", "missing": None}
-    child.join(20)
-    assert child.exitcode == 0
-    answers.close()
-    answers.join_thread()
+    try:
+        assert answers.get(timeout=20) == bytes(range(250)) * 4
+        assert answers.get(timeout=20) == {"b": b"the other", "missing": None}
+        child.join(20)
+        assert child.exitcode == 0
+    finally:
+        child.kill()
+        child.join()
+        answers.close()
+        answers.join_thread()
     assert far.get("b") == b"the other"
 
 
@@ -976,8 +982,11 @@ def test_url_file(web, tmp_path):
     file = UrlFile(Url(f"{web.url}/f"), QUICK)
     assert file.size == len(data)
     assert file.read(0, 40_000) == data[:40_000]
-    assert file.read(60_000, 5_536) == data[60_000:65_536]
-    assert web.log == [("GET", "/f", "bytes=0-65535")]
+    assert file.read(60_000, 71_072) == data[60_000:131_072]
+    assert web.log == [("GET", "/f", "bytes=0-131071")]
+    web.forget()
+    assert file.read(131_000, 100) == data[131_000:131_100]  # the first half of it is there
+    assert web.log == [("GET", "/f", "bytes=131072-196607")]
     web.forget()
     assert file.read(200_000, 100) == data[200_000:200_100]
     assert file.read(250_000, 12_000) == data[250_000:262_000]
@@ -1001,10 +1010,10 @@ def test_url_file(web, tmp_path):
 
 @given(data=st.data())
 def test_url_file_any_read(tmp_path, data):
-    content = _RANDOM.randbytes(data.draw(st.sampled_from([0, 10, 65_536, 65_537, 300_000])))
+    content = _RANDOM.randbytes(data.draw(st.sampled_from([0, 10, 131_072, 131_073, 300_000])))
     (tmp_path / "f").write_bytes(content)
     with WebServer(tmp_path) as web:
-        web.faults["*"] = data.draw(st.sampled_from([None, "ignore", "endless"]))
+        web.faults["*"] = data.draw(st.sampled_from([None, "ignore", "endless", "ignore, endless"]))
         tail = data.draw(st.sampled_from([0, 1000, 1 << 17]))
         file = UrlFile(Url(f"{web.url}/f"), QUICK, tail=tail)
         assert file.size == len(content)

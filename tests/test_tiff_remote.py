@@ -99,14 +99,14 @@ def test_requests(web, tmp_path):
 
 
 def test_a_long_head(web, tmp_path):
-    data = coded((2000, 2000, 1, 2, 1), "u1")
+    data = coded((1280, 1280, 1, 2, 1), "u1")
     with BioWriter(tmp_path / "a.ome.tif", image=data, tile_size=16, pyramid=True) as bw:
         bw[:] = data
     source = opened(web, "a.ome.tif")
     assert len(source.images[0].levels) > 2
     assert web.counts["/a.ome.tif"] <= 3
-    tile = source.read_tile(Address(0, 0, (100, 100, 0, 1, 0)))
-    np.testing.assert_array_equal(tile, data[1600:1616, 1600:1616, :, 1:])
+    tile = source.read_tile(Address(0, 0, (70, 70, 0, 1, 0)))
+    np.testing.assert_array_equal(tile, data[1120:1136, 1120:1136, :, 1:])
     source.close()
 
 
@@ -117,7 +117,7 @@ def test_threads_wait_together(web, tmp_path):
     source = opened(web, "a.ome.tif")
     grid = source.images[0].levels[0].grid
     web.forget()
-    web.delay = 0.1
+    web.delay = 0.2
     wrong = []
 
     def work(key):
@@ -134,7 +134,7 @@ def test_threads_wait_together(web, tmp_path):
     for thread in threads:
         thread.join()
     assert not wrong
-    assert web.most >= 8
+    assert web.most > 4
     source.close()
 
 
@@ -272,6 +272,18 @@ def test_signed_urls(web, tmp_path):
     source = opened(web, "a.tif?signature=x/y%2Fz")
     np.testing.assert_array_equal(pixels(source)[:, :, 0, 0, 0], coded((20, 30)))
     source.close()
+
+
+def test_secrets_are_not_shown(web, tmp_path):
+    tifffile.imwrite(tmp_path / "a.tif", coded((600, 700)), rowsperstrip=50)
+    whole = (tmp_path / "a.tif").read_bytes()
+    (tmp_path / "a.tif").write_bytes(whole[: len(whole) // 2])
+    for content in (whole[: len(whole) // 2], b"nothing of that kind", b"<xml/>"):
+        (tmp_path / "a.tif").write_bytes(content)
+        with pytest.raises(BioIOError) as caught:
+            _read(web, "a.tif?signature=hidden")
+        assert f"{web.url}/a.tif" in str(caught.value)
+        assert "hidden" not in str(caught.value)
 
 
 def test_not_there(web):

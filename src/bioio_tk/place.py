@@ -88,8 +88,7 @@ class Place:
 
     @property
     def _root(self) -> Path:
-        assert isinstance(self._location, Path)
-        return self._location
+        return Path(str(self._location))  # _check_group has refused URLs
 
     def _check_group(self) -> None:
         parts = self._group.split("/")

@@ -81,7 +81,7 @@ class BioReader(BioBase):
 
     def __init__(
         self,
-        file_path: str | os.PathLike[str],
+        file_path: str | os.PathLike[str] | Url,
         max_workers: int | None = None,
         backend: str | None = None,
         *,

@@ -287,7 +287,7 @@ class FolderTarget(Target):
 
     def _replace(self) -> None:
         """Put the new folder into the place of the old one, which lives on while it is read."""
-        old = os.open(self.path, os.O_RDONLY) if fcntl is not None else -1
+        old = os.open(self.path, os.O_RDONLY) if os.name != "nt" else -1
         try:
             aside = replaced_path(self.path, old) if old >= 0 else _unused(self.path)
             if exchange(self.partial, self.path):
@@ -510,7 +510,7 @@ def move_new(source: Path, path: Path) -> None:
 
 def lock(fd: int, path: Path, *, shared: bool = False) -> None:
     """Lock an open file or folder for a writer of `path`; TargetBusyError where one has it."""
-    if fcntl is None:
+    if os.name == "nt":
         return
     kind = fcntl.LOCK_SH if shared else fcntl.LOCK_EX
     try:

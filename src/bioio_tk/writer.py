@@ -17,7 +17,7 @@ from bioio_tk.core.assign import place, spread
 from bioio_tk.core.downsample import METHODS
 from bioio_tk.core.dtype import CASTS, as_pixels
 from bioio_tk.core.index import Selection, select
-from bioio_tk.core.location import locate
+from bioio_tk.core.location import Url, locate
 from bioio_tk.core.region import AXES
 from bioio_tk.draft import ALIASES, PROPERTIES, Draft
 from bioio_tk.engine.pool import check_workers
@@ -133,7 +133,7 @@ class BioWriter(BioBase):
 
     def __init__(  # noqa: PLR0913
         self,
-        file_path: str | os.PathLike[str],
+        file_path: str | os.PathLike[str] | Url,
         max_workers: int | None = None,
         backend: str | None = None,
         metadata: Any = None,
@@ -178,6 +178,7 @@ class BioWriter(BioBase):
         self._image: NDArray[Any] | None = None
         self._describe(metadata, image, like, properties)
         place = Place(self._path, self._row, group, plate)
+        self._ngff_version = ngff_version
         extra = {
             "bigtiff": bigtiff,
             "ngff_version": ngff_version,
@@ -453,7 +454,7 @@ class BioWriter(BioBase):
             self._live_sink.close()
             if self._mode == "w":
                 self._target.commit()
-                self._place.register(self._sink_class, self._options[3].get("ngff_version"))
+                self._place.register(self._sink_class, self._ngff_version)
             else:
                 self._target.leave()
         except BaseException:

@@ -22,6 +22,8 @@ _BLOCK = 1 << 16
 _SMALL = 1 << 14
 """Reads up to this size are made a block: what is wanted next often lies beside it."""
 _MOST_BLOCKS = 64
+_FIRST = 2 * _BLOCK
+"""What is fetched of a remote file at once: all directories of most, and a block behind them."""
 
 
 class RandomFile:
@@ -155,9 +157,10 @@ class UrlFile:
         self, url: Url, storage_options: dict[str, Any] | None = None, *, tail: int = 0
     ) -> None:
         from bioio_tk.backends._store_url import UrlStore
+        from bioio_tk.core.location import Url
 
-        self.path = url
         self._store = UrlStore(url, storage_options)
+        self.path = Url(self._store.where())  # for messages: without passwords and signatures
         self._blocks: OrderedDict[int, bytes] = OrderedDict()
         self._lock = threading.Lock()
         try:
@@ -198,6 +201,9 @@ class UrlFile:
         self._store.close()
 
     def _kept(self, number: int) -> bytes | None:
+        begin = number * _BLOCK - self._seed_start
+        if 0 <= begin <= len(self._seed) - _BLOCK:
+            return self._seed[begin : begin + _BLOCK]
         block = self._blocks.get(number)
         if block is not None:
             self._blocks.move_to_end(number)
@@ -227,12 +233,12 @@ class UrlFile:
 
 def _first(store: UrlStore, tail: int) -> tuple[int, bytes, int]:
     """Return the first piece fetched of a file: its offset, its bytes, and the file's size."""
-    piece = store.fetch("", -tail, tail) if tail else store.fetch("", 0, _BLOCK)
+    piece = store.fetch("", -tail, tail) if tail else store.fetch("", 0, _FIRST)
     if piece is None:
         raise FileNotFoundError(f"{store.where()}: there is no such file on the server")
     size = piece.size
     if size is None:  # an object store's answer does not say
-        size = store.size("") if len(piece.data) == (tail or _BLOCK) else len(piece.data)
+        size = store.size("") if len(piece.data) == (tail or _FIRST) else len(piece.data)
     size = len(piece.data) if size is None else size
     return (max(0, size - tail) if tail else 0), piece.data, size
 

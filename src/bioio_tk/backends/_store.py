@@ -221,7 +221,7 @@ class FolderStore:
 
 def _open_folder(root: Path) -> int:
     """Return a descriptor of the folder with a shared lock on it, -1 where that cannot be had."""
-    if fcntl is None or not hasattr(os, "O_DIRECTORY"):
+    if os.name == "nt" or not hasattr(os, "O_DIRECTORY"):
         return -1
     try:
         folder = os.open(root, os.O_RDONLY | os.O_DIRECTORY | BINARY)
@@ -252,7 +252,7 @@ def exclusive(folder: Path) -> Iterator[None]:
 
     The lock is on the folder it lies in: readers may hold one on itself.
     """
-    if fcntl is None:
+    if os.name == "nt":
         yield
         return
     fd = os.open(folder.absolute().parent, os.O_RDONLY)

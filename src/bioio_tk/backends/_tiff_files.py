@@ -45,8 +45,8 @@ class TiffHandle:
     """
 
     def __init__(self, path: Location, file: AnyFile | None = None) -> None:
-        self.path = path
         self.file = open_random(path) if file is None else file
+        self.path = self.file.path
         self._lock = threading.RLock()
         self._recipes: dict[Any, Recipe] = {}
         self._pages: OrderedDict[int, Page] = OrderedDict()

@@ -53,14 +53,15 @@ class FileSet:
     """
 
     def __init__(self, path: Location, storage_options: dict[str, Any] | None = None) -> None:
-        self.path = path
         self.folder = path.parent
         self.name = path.name if isinstance(path, Path) else _plain_name(path)
         self.notes: list[str] = []
         self._storage_options = storage_options
         self._handles: dict[str, TiffHandle] = {}
         self._found: dict[str, AnyFile] = {}
+        self._location = path
         file = open_random(path, storage_options)
+        self.path = file.path  # of a Url, what may be shown
         self.only_xml = _is_xml(file.read(0, 512))
         if self.only_xml:
             self._found[self.name] = file
@@ -114,7 +115,7 @@ class FileSet:
         """Return where a file of the same folder is."""
         if isinstance(self.folder, Path):
             return self.folder / name
-        return self.path if name == self.name else _neighbour(str(self.path), name)
+        return self._location if name == self.name else _neighbour(str(self._location), name)
 
     def _open(self, name: str) -> AnyFile:
         file = self._found.pop(name, None)
@@ -163,11 +164,10 @@ class FileSet:
         with closing(self._open(name)) as file:
             head = file.read(0, 4608)
             if _is_xml(head[:512]):
-                where = str(self._beside(name))
                 if b"OME" not in head:
-                    raise FormatError(f"{where!r} is an XML file, but no OME-XML")
+                    raise FormatError(f"{str(file.path)!r} is an XML file, but no OME-XML")
                 if file.size > _LONGEST_XML:
-                    raise FormatError(f"{where!r} is too long for an OME-XML document")
+                    raise FormatError(f"{str(file.path)!r} is too long for an OME-XML document")
                 return file.read(0, file.size).decode("utf-8", "replace")
         return self._description(name)
 

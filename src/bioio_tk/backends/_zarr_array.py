@@ -90,6 +90,15 @@ def parse_table(index: ShardIndex, raw: bytes, size: int | None) -> Table:
     return Table(entries, start, end - index.nbytes if index.at_end else end)
 
 
+def size_of(store: Store, key: str) -> int | None:
+    """Return the size of a value that is there, None where that would cost a request."""
+    if not isinstance(store, FolderStore):
+        return None
+    if store._folder >= 0:  # as the store reads: of the folder it opened, should it be replaced
+        return os.stat(key, dir_fd=store._folder).st_size
+    return os.stat(store.where(key)).st_size
+
+
 class ZarrArray:
     """One array in a store. Any method from any thread.
 
@@ -251,10 +260,7 @@ class ZarrArray:
             if self.store.waits:
                 self._keep(shard, None)
             return None
-        size = None
-        if isinstance(self.store, FolderStore):
-            size = os.stat(self.store.where(key)).st_size
-        return self._parsed(shard, raw, size)
+        return self._parsed(shard, raw, size_of(self.store, key))
 
     def _parsed(self, shard: Index, raw: bytes, size: int | None) -> Table:
         assert self._index is not None
@@ -389,7 +395,7 @@ def _runs(
         if run and (offset > stop + gap or offset + length - run[0][0] > _RUN):
             yield run
             run = []
-        stop = max(stop, offset + length) if run else offset + length
+        stop = offset + length
         run.append(item)
     if run:
         yield run

@@ -15,7 +15,7 @@ import struct
 import threading
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 import imagecodecs
 import numpy as np
@@ -227,7 +227,7 @@ _PACKAGES = {"pcodec": "pcodec", "zfpy": "zfpy", "msgpack2": "msgpack", "crc32c"
 
 def _general(config: Document, said: str) -> Any:
     """Return the codec of numcodecs or imagecodecs that a v2 document describes."""
-    import numcodecs
+    import numcodecs  # type: ignore[import-untyped]
 
     name = config["id"]
     if name.startswith("imagecodecs_"):
@@ -359,7 +359,7 @@ class ChunkCodec:
         shape: tuple[int, ...],
         dtype: np.dtype[Any],
         arrays: Iterable[ArrayCodec],
-        order: str,
+        order: Literal["<", ">", "="],
         squeeze: Iterable[BytesCodec],
         packer: Any = None,
     ) -> None:
@@ -609,8 +609,8 @@ def chain_v2(
     return ChunkCodec(shape, native, arrays, _byteorder(dtype), squeeze)
 
 
-def _byteorder(dtype: np.dtype[Any]) -> str:
-    return "|" if dtype.itemsize == 1 else ("<" if dtype.newbyteorder("<") == dtype else ">")
+def _byteorder(dtype: np.dtype[Any]) -> Literal["<", ">"]:
+    return "<" if dtype.newbyteorder("<") == dtype else ">"
 
 
 def chain_v3(
@@ -636,7 +636,7 @@ def chain_v3(
     """
     arrays: list[ArrayCodec] = []
     squeeze: list[BytesCodec] = []
-    order: str | None = None
+    order: Literal["<", ">", "="] | None = None
     packer: Any = None
     size, kind = shape, dtype
     for said, config in steps:
@@ -668,7 +668,7 @@ def chain_v3(
 _KNOWN_BYTES = ("zstd", "gzip", "zlib", "blosc", "lz4", "crc32c", "bz2", "lzma", "shuffle")
 
 
-def _endian(config: Document) -> str:
+def _endian(config: Document) -> Literal["<", ">"]:
     endian = config.get("endian", "little")
     if endian not in ("little", "big"):
         raise _bad("bytes", f'endian is {endian!r}, neither "little" nor "big"')

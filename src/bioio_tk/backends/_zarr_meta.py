@@ -19,7 +19,7 @@ _LARGEST = 1 << 63
 _MAX_INDEX = 1 << 28
 """Bytes that the index of a shard may have."""
 
-TYPES = {
+TYPES: dict[str, np.dtype[Any]] = {
     name: np.dtype(name)
     for name in (
         "bool", "int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64",
@@ -220,7 +220,7 @@ def _dtype_v2(document: Document) -> np.dtype[Any]:
     if isinstance(said, list):
         raise UnsupportedError("its pixels are structures of several fields: only numbers are read")
     try:
-        dtype = np.dtype(said)
+        dtype: np.dtype[Any] = np.dtype(said)
     except (TypeError, ValueError, SyntaxError) as exc:
         raise DamagedFileError(f'"dtype" is {said!r}: {exc}') from exc
     if dtype.newbyteorder("=") not in TYPES.values():

@@ -18,7 +18,7 @@ import numpy as np
 
 from bioio_tk.backends._file import RandomFile
 from bioio_tk.backends._store import FolderStore
-from bioio_tk.backends._zarr_array import EMPTY, Index, ZarrArray, parse_table
+from bioio_tk.backends._zarr_array import EMPTY, Index, ZarrArray, parse_table, size_of
 from bioio_tk.backends._zarr_codecs import Bytes, crc32c, scratch
 from bioio_tk.errors import BioIOError, ClosedError, DamagedFileError, PixelTypeError, SpecError
 
@@ -306,7 +306,7 @@ class ChunkWriter:
                 self._close_file(shard)
             if shard.path and not shard.complete:
                 with suppress(OSError):
-                    os.remove(shard.path)
+                    Path(shard.path).unlink()
 
     def _check_open(self) -> None:
         if self._closed:
@@ -384,9 +384,8 @@ class ChunkWriter:
         if raw is None:
             shard.known = True
             return
-        size = os.stat(self._folder.where(name)).st_size if self._folder else None
         try:
-            table = parse_table(index, raw, size)
+            table = parse_table(index, raw, size_of(self._store, name))
             entries = table.entries.reshape(-1, 2)
             there = [e for e in entries.tolist() if e[0] != EMPTY]
             end = max((offset + length for offset, length in there), default=0)
@@ -466,7 +465,7 @@ class ChunkWriter:
         """Leave nothing of a shard without chunks."""
         if shard.path:
             self._close_file(shard)
-            os.remove(shard.path)
+            Path(shard.path).unlink()
             shard.path = ""
             if self._folder is not None or key in self._sent:
                 self._store.delete(name)
@@ -510,11 +509,11 @@ class ChunkWriter:
                 # its place is taken at once: the old file has no table, so nobody can miss it
                 os.replace(path, shard.path)
             else:
-                os.remove(shard.path)
+                Path(shard.path).unlink()
                 shard.path = path
         except BaseException:
             with suppress(OSError):
-                os.remove(path)
+                Path(path).unlink()
             raise
         for i, (offset, _) in enumerate(shard.entries.tolist()):
             if offset != EMPTY:
@@ -591,5 +590,5 @@ def _write_new(folder: FolderStore, path: str, data: Bytes) -> None:
             os.close(fd)
     except BaseException:
         with suppress(OSError):
-            os.remove(path)
+            Path(path).unlink()
         raise

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import TYPE_CHECKING, Any, overload
 
 import numpy as np
@@ -71,7 +72,7 @@ class ZarrSource:
                 f"{where!r} is no Zarr store: none of zarr.json, .zgroup, .zarray, .zattrs is in it"
             )
         if node.kind == "array":
-            return self._images([("", lambda: self._array_image(node.path))], "array")
+            return self._images([("", partial(self._array_image, node.path))], "array")
         group = self._group(node)
         if group.plate is not None:
             return self._plate_images(node.path, group.plate)
@@ -79,10 +80,7 @@ class ZarrSource:
             return self._by_path(join(node.path, f.path) for f in group.well_images)
         if group.multiscales:
             return self._images(
-                [
-                    (m.name, lambda m=m: self._image(node.path, m, group))  # type: ignore[misc]
-                    for m in group.multiscales
-                ],
+                [(m.name, partial(self._image, node.path, m, group)) for m in group.multiscales],
                 "image",
             )
         if group.layout is not None or group.series is not None:
@@ -96,12 +94,12 @@ class ZarrSource:
         self._notes += group.notes
         return group
 
-    def _images(self, found: list[tuple[str, Callable[[], _Image]]], layout: str) -> _Images:
+    def _images(self, found: Sequence[tuple[str, Callable[[], _Image]]], layout: str) -> _Images:
         self._layout = layout
         return _Images([name for name, _ in found], [load for _, load in found])
 
     def _by_path(self, paths: Any, layout: str = "series") -> _Images:
-        found = [(path, lambda p=path: self._image_at(p)) for path in paths]  # type: ignore[misc]
+        found = [(path, partial(self._image_at, path)) for path in paths]
         if not found:
             raise DamagedFileError(f"{self._store.where(self._root)!r} holds no image")
         images = self._images(found, layout)
@@ -148,10 +146,7 @@ class ZarrSource:
             arrays.sort(key=lambda n: (len(n.path), n.path))
             self._notes.append("the group has no OME metadata; each array in it is an image")
             return self._images(
-                [
-                    (n.path.rpartition("/")[2], lambda p=n.path: self._array_image(p))  # type: ignore[misc]
-                    for n in arrays
-                ],
+                [(n.path.rpartition("/")[2], partial(self._array_image, n.path)) for n in arrays],
                 "arrays",
             )
         groups = [n.path for n in nodes if n.kind == "group" and self._group(n).multiscales]
@@ -481,8 +476,8 @@ class _Layer:
         known = {axis: five for five, axis in enumerate(axes) if axis is not None}
         absent = [five for five, axis in enumerate(axes) if axis is None]
         self._order = (*(known[a] for a in range(self.ndim) if a in known), *absent)
-        self._expand = tuple(slice(None) if a in known else None for a in range(self.ndim))
-        self._expand += (0,) * len(absent)  # type: ignore[assignment]
+        shown = (slice(None) if a in known else None for a in range(self.ndim))
+        self._expand: tuple[Any, ...] = (*shown, *[0] * len(absent))
         self._fives = tuple(known.get(a, -1) for a in range(self.ndim))
         self.letters = "".join("yxzct"[known[a]] if a in known else "?" for a in range(self.ndim))
         self._plain = self._order == (4, 3, 2, 0, 1) and self.ndim == 5

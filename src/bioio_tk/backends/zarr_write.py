@@ -5,8 +5,9 @@ from __future__ import annotations
 import math
 import tempfile
 from dataclasses import replace
+from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, TypeAlias
 
 import numpy as np
 
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
 
     from bioio_tk.core.location import Location
     from bioio_tk.core.plate import Plate
+    from bioio_tk.core.tiling import TileKey
 
 STORED_AXES = "tczyx"
 _ORDER = (4, 3, 2, 0, 1)  # Y, X, Z, C, T as T, C, Z, Y, X
@@ -33,7 +35,11 @@ _MANY_FILES = 4096
 """Chunks of a level beyond which several share a file, unless the user says otherwise."""
 _LARGEST_SHARD = 512 << 20
 _WIDEST_SHARD = 4096
-_SAMPLED_TILES = 24
+_SAMPLED_TILES = 64
+"""Tiles of which pixels are looked at to find out what is worth showing."""
+_SAMPLE = 64
+"""Rows and columns of pixels that are looked at in each."""
+Window: TypeAlias = tuple[float, float, float, float]
 _OPTIONS = ("ngff_version", "chunks", "shards", "windows", "label")
 
 
@@ -56,6 +62,11 @@ class ZarrSink:
         self._version = _version(options)
         self._shared = shared
         self._store = new_store(location, options.storage_options)
+        self._counts = images[0].levels[0].grid.counts
+        rows, columns, planes, _, times = self._counts
+        wanted = max(1, _SAMPLED_TILES // images[0].shape[3])
+        self._every = -(-rows * columns * planes * times // wanted)
+        self._samples: dict[TileKey, NDArray[Any]] = {}
         self._scratch: tempfile.TemporaryDirectory[str] | None = None
         if not isinstance(location, Path):
             self._scratch = tempfile.TemporaryDirectory(prefix="bioio_tk-")
@@ -163,6 +174,8 @@ class ZarrSink:
     # ------------------------------------------------------------------ pixels
 
     def encode_tile(self, at: Address, tile: NDArray[Any]) -> Any:
+        if at.level == 0 and not self._shared:
+            self._sample(at.key, tile)
         return self._writers[at.level].encode(tile.transpose(_ORDER))
 
     def store_tile(self, at: Address, encoded: Any) -> None:
@@ -231,24 +244,30 @@ class ZarrSink:
     def _name(self, kind: str) -> str:
         return "zarr.json" if self._version != "0.4" else f".z{kind}"
 
-    def _measured(self) -> list[tuple[float, float, float, float] | None]:
-        """Return range and shown range of each channel, from tiles of the smallest level."""
+    def _sample(self, key: TileKey, tile: NDArray[Any]) -> None:
+        """Remember some pixels of some tiles of the full resolution, for the windows."""
+        ky, kx, kz, _, kt = key
+        rows, columns, planes = self._counts[:3]
+        if (((kt * planes + kz) * rows + ky) * columns + kx) % self._every == 0:
+            y, x = (max(1, n // _SAMPLE) for n in tile.shape[:2])
+            self._samples[key] = tile[::y, ::x].copy()
+
+    def _measured(self) -> list[Window | None]:
+        """Return range and shown range of each channel, as the sampled pixels have them."""
         spec = self.images[0]
-        level = len(spec.levels) - 1
-        grid = spec.levels[level].grid
-        found: list[list[NDArray[Any]]] = [[] for _ in range(spec.shape[3])]
-        keys = list(grid.keys()) if math.prod(grid.counts) < 1 << 16 else []
-        per_channel = max(1, _SAMPLED_TILES // spec.shape[3])
-        for kc in range(grid.counts[3]):
-            mine = [key for key in keys if key[3] == kc]
-            for key in mine[:: max(1, len(mine) // per_channel)][:per_channel]:
-                tile = self.load_tile(Address(0, level, key))
-                if tile is None:
-                    continue
-                first = grid.region(key).start[3]
-                for c in range(tile.shape[3]):
-                    found[first + c].append(tile[:, :, :, c].ravel()[:: max(1, tile.size >> 18)])
-        return [_window(np.concatenate(v) if v else None, spec.dtype) for v in found]
+        grid = spec.levels[0].grid
+        if not self._samples:  # written by others
+            last = len(spec.levels) - 1
+            grid = spec.levels[last].grid
+            keys = list(islice(grid.keys(), _SAMPLED_TILES))
+            found = {key: self.load_tile(Address(0, last, key)) for key in keys}
+            self._samples = {key: tile for key, tile in found.items() if tile is not None}
+        values: list[list[NDArray[Any]]] = [[] for _ in range(spec.shape[3])]
+        for key, tile in self._samples.items():
+            first = grid.region(key).start[3]
+            for c in range(tile.shape[3]):
+                values[first + c].append(tile[:, :, :, c].ravel())
+        return [_window(np.concatenate(v) if v else None, spec.dtype) for v in values]
 
 
 def shard_of(spec: ImageSpec, level: int, options: StoreOptions) -> Shape5 | None:
@@ -267,7 +286,7 @@ def shard_of(spec: ImageSpec, level: int, options: StoreOptions) -> Shape5 | Non
     if given is False:
         return None
     sizes = (given, given) if isinstance(given, int) else tuple(given)
-    shard: Shape5 = (*sizes, *found.tile[len(sizes) :])  # type: ignore[assignment]
+    shard: Shape5 = (*sizes, *found.tile[len(sizes) :])
     for axis, n, chunk in zip(AXES, shard, spec.levels[0].tile, strict=True):
         if n < 1 or (n % chunk and n < spec.shape[AXES.index(axis)]):
             raise SpecError(
@@ -343,9 +362,7 @@ def _index(at: Address) -> tuple[int, ...]:
     return (kt, kc, kz, ky, kx)
 
 
-def _window(
-    values: NDArray[Any] | None, dtype: np.dtype[Any]
-) -> tuple[float, float, float, float] | None:
+def _window(values: NDArray[Any] | None, dtype: np.dtype[Any]) -> Window | None:
     """Return (min, max, start, end): what a channel may hold, and what is worth showing of it."""
     if values is None or dtype.kind not in "iuf":
         return None

@@ -226,7 +226,7 @@ def _read_shards(
             source.read_shard(piece, step.src, out[step.dst])
             return
         box = tuple(_hull(item) for item in step.src)
-        part = arrays.empty(tuple(s.stop - s.start for s in box), out.dtype)  # type: ignore[arg-type]
+        part = arrays.empty(tuple(s.stop - s.start for s in box), out.dtype)
         source.read_shard(piece, box, part)
         inside = tuple(_shifted(item, s.start) for item, s in zip(step.src, box, strict=True))
         copy_pixels(out, step.dst, part, inside, plain=False)

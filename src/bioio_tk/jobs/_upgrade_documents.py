@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeGuard
 
 from bioio_tk.errors import DamagedFileError, UnsupportedError
 from bioio_tk.meta.ngff import AXIS_KINDS, inner_path, yxzct
@@ -52,12 +52,8 @@ def array_document(
     UnsupportedError
         Zarr 3 has no words for it.
     """
-    shape, chunks, dtype = (old.get(key) for key in ("shape", "chunks", "dtype"))
-    if not _sizes(shape, 0) or not _sizes(chunks, 1) or len(shape) != len(chunks):
-        raise DamagedFileError(
-            f"{where!r}: shape {shape!r:.80} and chunks {chunks!r:.80} of the array are not usable"
-        )
-    kind, endian, itemsize = _dtype(dtype, where)
+    shape, chunks = array_shape(old, where)
+    kind, endian, itemsize = _dtype(old.get("dtype"), where)
     separator = old.get("dimension_separator", ".")
     if separator not in (".", "/"):
         raise UnsupportedError(f"{where!r}: dimension_separator {separator!r} is neither . nor /")
@@ -80,7 +76,17 @@ def array_document(
     return document
 
 
-def _sizes(values: Any, least: int) -> bool:
+def array_shape(old: Mapping[str, Any], where: str) -> tuple[list[int], list[int]]:
+    """Return the size of an array and of its chunks; DamagedFileError without them."""
+    shape, chunks = old.get("shape"), old.get("chunks")
+    if not _sizes(shape, 0) or not _sizes(chunks, 1) or len(shape) != len(chunks):
+        raise DamagedFileError(
+            f"{where!r}: shape {shape!r:.80} and chunks {chunks!r:.80} of the array are not usable"
+        )
+    return shape, chunks
+
+
+def _sizes(values: Any, least: int) -> TypeGuard[list[int]]:
     return isinstance(values, list) and all(
         isinstance(v, int) and not isinstance(v, bool) and v >= least for v in values
     )
@@ -100,6 +106,7 @@ def _dtype(dtype: Any, where: str) -> tuple[str, str | None, int]:
 
 def _fill_value(value: Any, kind: str, where: str) -> Any:
     """Return what a missing chunk is full of; Zarr 2 may leave it open, and readers take 0."""
+    value = _number(value)
     if kind.startswith("complex"):
         value = [0.0, 0.0] if value is None else value
         pair = isinstance(value, list) and len(value) == 2
@@ -122,6 +129,13 @@ def _fill_value(value: Any, kind: str, where: str) -> Any:
     raise UnsupportedError(
         f"{where!r}: fill_value {value!r:.40} does not fit pixels of type {kind}"
     )
+
+
+def _number(value: Any) -> Any:
+    """Return a number that was written as a text, as some do; anything else as it is."""
+    if isinstance(value, str) and re.fullmatch(r"-?\d+(\.\d+)?", value):
+        return float(value) if "." in value else int(value)
+    return value
 
 
 def _is_float(value: Any) -> bool:
@@ -152,7 +166,7 @@ def _codec(
     where: str,
 ) -> dict[str, Any]:
     name = config.get("id") if isinstance(config, dict) else None
-    if name not in known:
+    if not isinstance(name, str) or name not in known:
         raise UnsupportedError(
             f"{where!r}: codec {name or config!r:.60} has no counterpart in Zarr 3 that is known "
             f"to read the same; {', '.join(known)} can be upgraded"
@@ -170,11 +184,17 @@ def _blosc(config: Mapping[str, Any], itemsize: int) -> dict[str, Any]:
         "configuration": {
             "typesize": itemsize,
             "cname": config.get("cname", "lz4"),
-            "clevel": config.get("clevel", 5),
+            "clevel": _level(config, "clevel", 5),
             "shuffle": words[shuffle if shuffle in (0, 1, 2) else 1],
             "blocksize": config.get("blocksize", 0),
         },
     }
+
+
+def _level(config: Mapping[str, Any], key: str, usual: int) -> int:
+    """Return a level that Zarr 3 allows; a reader does not need it, and -1 stands for any."""
+    level = config.get(key, usual)
+    return level if isinstance(level, int) and 0 <= level <= 9 else usual
 
 
 def _zstd(config: Mapping[str, Any], itemsize: int) -> dict[str, Any]:
@@ -186,7 +206,7 @@ def _zstd(config: Mapping[str, Any], itemsize: int) -> dict[str, Any]:
 
 
 def _gzip(config: Mapping[str, Any], itemsize: int) -> dict[str, Any]:
-    return {"name": "gzip", "configuration": {"level": config.get("level", 1)}}
+    return {"name": "gzip", "configuration": {"level": _level(config, "level", 1)}}
 
 
 def _numcodecs(config: Mapping[str, Any], itemsize: int) -> dict[str, Any]:
@@ -209,7 +229,7 @@ _FILTERS = MappingProxyType({"delta": _numcodecs})
 
 
 def group_attributes(
-    old: Mapping[str, Any], group: Group, shapes: Mapping[str, Any], where: str
+    old: Mapping[str, Any], group: Group, shapes: Mapping[str, Sequence[int]], where: str
 ) -> dict[str, Any]:
     """Return the attributes of a group as 0.5 has them: what is of NGFF lies under ``ome``.
 
@@ -248,7 +268,7 @@ def group_attributes(
 
 
 def _multiscale(
-    entry: dict[str, Any], image: Multiscale, shapes: Mapping[str, Any], where: str
+    entry: dict[str, Any], image: Multiscale, shapes: Mapping[str, Sequence[int]], where: str
 ) -> dict[str, Any]:
     sizes = []
     for dataset in image.datasets:
@@ -264,15 +284,13 @@ def _multiscale(
             raise DamagedFileError(
                 f"{where!r}: the array {dataset['path']!r} has {len(size)} axes, the image {ndim}"
             )
-        steps = dataset.get("coordinateTransformations")
-        if not _has_scale(steps, ndim):
-            factor = [a / b if b else 1.0 for a, b in zip(sizes[0], size, strict=True)]
-            steps = [{"type": "scale", "scale": factor}]
+        factor = [a / b if b else 1.0 for a, b in zip(sizes[0], size, strict=True)]
+        steps = _steps(dataset.get("coordinateTransformations"), factor)
+        steps = steps or [{"type": "scale", "scale": factor}]
         path = inner_path(dataset["path"], "dataset", where)
         new["datasets"].append({**dataset, "path": path, "coordinateTransformations": steps})
-    if not _has_scale(new.get("coordinateTransformations"), ndim):
-        new.pop("coordinateTransformations", None)
-    return new
+    outer = _steps(new.pop("coordinateTransformations", None), [1.0] * ndim)
+    return {**new, "coordinateTransformations": outer} if outer else new
 
 
 def _axes(old: Any, image: Multiscale, ndim: int) -> list[dict[str, Any]]:
@@ -288,11 +306,17 @@ def _axes(old: Any, image: Multiscale, ndim: int) -> list[dict[str, Any]]:
     return axes
 
 
-def _has_scale(steps: Any, ndim: int) -> bool:
-    return isinstance(steps, list) and any(
-        isinstance(s, dict) and isinstance(s.get("scale"), list) and len(s["scale"]) == ndim
-        for s in steps
-    )
+def _steps(old: Any, scale: list[float]) -> list[dict[str, Any]]:
+    """Return the transformations that 0.5 knows, with a scale in front; [] for none at all."""
+    steps = [
+        {"type": kind, kind: step[kind]}
+        for step in (old if isinstance(old, list) else [])
+        for kind in ("scale", "translation")
+        if isinstance(step, dict) and step.get("type") == kind and len(step[kind]) == len(scale)
+    ]
+    if steps and steps[0]["type"] != "scale":
+        steps.insert(0, {"type": "scale", "scale": scale})
+    return steps
 
 
 def _wells(old: dict[str, Any], group: Group) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from bioio_tk.backends._zarr_tree import join, parse, to_json
 from bioio_tk.core.location import locate
 from bioio_tk.errors import DamagedFileError, SpecError, UnknownFormatError, UnsupportedError
-from bioio_tk.jobs._upgrade_documents import array_document, group_attributes
+from bioio_tk.jobs._upgrade_documents import array_document, array_shape, group_attributes
 from bioio_tk.meta import ngff
 
 if TYPE_CHECKING:
@@ -224,7 +224,11 @@ def _documents(
     """Return the new metadata of every node, and the version of the old ones."""
     if not nodes:
         raise UnknownFormatError(f"{str(root)!r} is no Zarr store: there is no .zgroup in it")
-    shapes = {p: n.array.get("shape") for p, n in nodes.items() if n.array is not None}
+    shapes = {
+        path: array_shape(node.array, str(root / path))[0]
+        for path, node in nodes.items()
+        if node.array is not None
+    }
     names: dict[str, list[str]] = {}
     versions: list[str] = []
     documents: dict[str, dict[str, Any]] = {}
@@ -287,7 +291,7 @@ def _write(root: Path, documents: Mapping[str, bytes]) -> None:
             written.append(target)
             _put(target, documents[path])
     except BaseException:
-        for target in written:
+        for target in reversed(written):
             with suppress(OSError):
                 target.unlink()
         raise
