@@ -68,7 +68,9 @@ def save(files: Files, folder: Path) -> None:
 def multiscales(version: int, paths: list[str], axes: str = "tczyx") -> dict[str, Any]:
     """Return the attributes of an image of `version` 2 (NGFF 0.4) or 3 (0.5)."""
     kinds = {"t": "time", "c": "channel"}
-    scale = [{"type": "scale", "scale": [1.0] * (len(axes) - 2) + [0.5 * 2**n] * 2} for n in range(9)]
+    scale = [
+        {"type": "scale", "scale": [1.0] * (len(axes) - 2) + [0.5 * 2**n] * 2} for n in range(9)
+    ]
     image = {
         "name": "a",
         "axes": [
@@ -83,9 +85,7 @@ def multiscales(version: int, paths: list[str], axes: str = "tczyx") -> dict[str
         "coordinateTransformations": [scale[0]],
     }
     window = {"min": 0, "max": 255, "start": 0, "end": 200}
-    omero = {
-        "channels": [{"label": "x", "color": "FF0000", "window": window, "active": True}] * 2
-    }
+    omero = {"channels": [{"label": "x", "color": "FF0000", "window": window, "active": True}] * 2}
     if version == 2:
         return {"multiscales": [{**image, "version": "0.4"}], "omero": omero}
     return {"ome": {"version": "0.5", "multiscales": [image], "omero": omero}}
@@ -202,7 +202,9 @@ def _structure(out: Files, rng: random.Random) -> None:
     elif isinstance(holder, dict):
         holder[rng.choice(_TEXTS)] = holder.pop(key)
     try:
-        out[name] = json.dumps(document, ensure_ascii=rng.random() < 0.5).encode("utf-8", "surrogatepass")
+        out[name] = json.dumps(document, ensure_ascii=rng.random() < 0.5).encode(
+            "utf-8", "surrogatepass"
+        )
     except (ValueError, RecursionError):  # a cycle
         return
 
@@ -249,7 +251,9 @@ def _bytes(out: Files, name: str, rng: random.Random) -> None:
         blob[at:] = bytes(len(blob) - at)
     elif blob:
         for _ in range(rng.choice((1, 2, 8))):
-            blob[min(len(blob) - 1, rng.choice((at, rng.randrange(len(blob)))))] ^= 1 << rng.randrange(8)
+            blob[min(len(blob) - 1, rng.choice((at, rng.randrange(len(blob)))))] ^= (
+                1 << rng.randrange(8)
+            )
     out[name] = bytes(blob)
 
 

@@ -13,6 +13,7 @@ import subprocess
 import sys
 import threading
 import time
+import tracemalloc
 import zipfile
 from contextlib import suppress
 from pathlib import Path
@@ -654,11 +655,19 @@ def test_a_store_forgotten_in_the_loop_itself(far):
     holder = [UrlStore(far.url, QUICK)]
     assert holder[0].get("b") == b"the other"
     session = holder[0]._link._session
-    get_loop().call_soon_threadsafe(holder.clear)
+    took = []
+
+    def forget():
+        begin = time.monotonic()
+        holder.clear()
+        took.append(time.monotonic() - begin)
+
+    get_loop().call_soon_threadsafe(forget)
     deadline = time.monotonic() + 5
     while not session.closed and time.monotonic() < deadline:
         time.sleep(0.01)
     assert session.closed
+    assert took[0] < 0.9  # the loop does not wait for itself
 
 
 def test_sockets_are_closed(far):
@@ -701,6 +710,22 @@ def test_zip_requests(web, tmp_path, tree):
         store.get_range(f"0/c/{n}", 10_000, 20_000)
         assert web.counts["/x.zip"] == 1
     assert all(method == "GET" for method, _, _ in web.log)
+    store.close()
+
+
+def test_zip_ends_of_large_entries(web, tmp_path):
+    """As of shards, whose index stands at the end."""
+    value = _RANDOM.randbytes(3_000_000)
+    with zipfile.ZipFile(tmp_path / "x.zip", "w") as archive:
+        archive.writestr("a", value)
+        archive.writestr("after", bytes(200_000))
+    store = ZipStore(Url(f"{web.url}/x.zip"), QUICK)
+    web.forget()
+    web.sent = 0
+    assert store.get_range("a", -20, 20) == value[-20:]
+    assert store.get_range("a", 1_500_000, 20_000) == value[1_500_000:1_520_000]
+    assert len(web.log) == 3  # the header, once
+    assert web.sent < 200_000
     store.close()
 
 
@@ -842,6 +867,28 @@ def test_zip_absurd_numbers(tmp_path, field):
     store = ZipStore(tmp_path / "x.zip")
     with pytest.raises(DamagedFileError, match=r"x\.zip/a is damaged"):
         store.get("a")
+    store.close()
+
+
+def test_zip_larger_than_memory(tmp_path):
+    _zipped(tmp_path)
+    store = ZipStore(tmp_path / "x.zip")
+    store._entries["a"].file_size = store._entries["a"].compress_size = 1 << 60
+    with pytest.raises(DamagedFileError, match=r"x\.zip/a is damaged"):
+        store.get("a")
+    store.close()
+
+
+def test_zip_bomb(tmp_path):
+    with zipfile.ZipFile(tmp_path / "x.zip", "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("a", bytes(50_000_000))
+    store = ZipStore(tmp_path / "x.zip")
+    store._entries["a"].file_size = 100  # 50 kB that would become 50 MB
+    tracemalloc.start()
+    with pytest.raises(DamagedFileError, match=r"x\.zip/a is damaged"):
+        store.get("a")
+    assert tracemalloc.get_traced_memory()[1] < 5_000_000
+    tracemalloc.stop()
     store.close()
 
 

@@ -211,7 +211,12 @@ def test_several_files(web, members):
         web.forget()
         assert check(web, f"m%20{c}%23.ome.tif", expected) == ()
         assert set(web.counts) == {f"/{name}" for name in names}
-        assert max(web.counts.values()) <= 3
+        assert set(web.counts.values()) == {1}
+    source = opened(web, "m%200%23.ome.tif")
+    unread = list(source._files._found.values())
+    assert len(unread) == 2
+    source.close()
+    assert all(file._store._closed for file in unread)
 
 
 def test_a_missing_file_of_several(web, members, tmp_path):

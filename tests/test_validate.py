@@ -214,7 +214,7 @@ def test_metadata_against_the_specification(store, change, text):
     assert not report.ok
     errors = problems(store.path, "error")
     assert any(text in message for message in errors), errors
-    assert len(errors) <= 2
+    assert len(errors) <= 3  # the order of axes concerns both arrays, too
 
 
 @pytest.mark.parametrize(
@@ -366,7 +366,7 @@ def test_a_layout_that_counts_its_images(store):
     store.layout()
     shutil.rmtree(store.path / "OME")
     assert problems(store.path, "error") == []
-    (store.path / "0" / "0" / ("zarr.json" if store.three else ".zarray")).unlink()
+    shutil.rmtree(store.path / "0" / "0")
     assert any("not there" in m for m in problems(store.path, "error"))
 
 
@@ -375,7 +375,7 @@ def test_a_layout_that_counts_its_images(store):
 
 def tiff(path, **options):
     data = np.arange(3 * 64 * 80, dtype="u2").reshape(3, 64, 80)
-    options = {"tile": (32, 32), "compression": "zlib", "metadata": {"axes": "CYX"}, **options}
+    options = {"tile": (32, 32), "compression": "zlib", "photometric": "minisblack", **options}
     tifffile.imwrite(path, data, **options)
     return path
 

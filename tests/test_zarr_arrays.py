@@ -520,6 +520,18 @@ class TestOurs:
         second.close()
         np.testing.assert_array_equal(by_zarr(tmp_path / "a"), data)
 
+    def test_a_shard_that_becomes_shorter(self, tmp_path):
+        data = pixels((16, 16)) + 1
+        first = begun(tmp_path / "a", (16, 16), (4, 4), (16, 16), compression="none")
+        write(first, data)
+        first.store((3, 3), None)
+        first.finish()
+        second = begun(tmp_path / "a", (16, 16), (4, 4), (16, 16), compression="none")
+        second.store((0, 0), None)
+        second.finish()
+        data[12:, 12:] = data[:4, :4] = 0
+        np.testing.assert_array_equal(by_zarr(tmp_path / "a"), data)
+
     @pytest.mark.parametrize("atomic", [False, True])
     def test_empty_shards_have_no_file(self, tmp_path, atomic):
         data = np.zeros((16, 16), np.uint16)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from bioio_tk.core.location import Location, Url
 from bioio_tk.errors import SpecError, UnsupportedError
-from bioio_tk.target import FolderTarget, target_for
+from bioio_tk.target import SUFFIX, FolderTarget, target_for
 
 if TYPE_CHECKING:
     from bioio_tk.backends.registry import Backend
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from bioio_tk.target import RemoteTarget, Target
 
 _MOST_PARTS = 16
+_TAKEN = ("", "OME", "zarr.json")
 
 
 class Place:
@@ -68,6 +69,12 @@ class Place:
                 overwrite=overwrite,
                 storage_options=storage_options,
             )
+        if self._root.is_dir():
+            if not sink.exists(self._root, {}) and sink.foreign(self._root, begun=True) is not None:
+                raise SpecError(
+                    f"{str(self._root)!r} is a folder, and no Zarr store: nothing in it is touched"
+                )
+            sink.check_group(self._root, self._group)
         return _GroupTarget(self._root, self._group, overwrite=overwrite, foreign=sink.foreign)
 
     def leftover(self, sink: Any, *, shared: bool) -> FolderTarget:
@@ -101,8 +108,11 @@ class Place:
                 "several images cannot be written one by one into a packed store: write a folder "
                 "and pack it afterwards"
             )
-        bad = any(part in ("", ".", "..") or "\\" in part for part in parts)
-        if bad or len(parts) > _MOST_PARTS:
+        bad = any(
+            part.startswith(".") or part in _TAKEN or part.endswith(SUFFIX) or "\\" in part
+            for part in parts
+        )
+        if bad or parts[-1] == "labels" or len(parts) > _MOST_PARTS:
             raise SpecError(f"group={self._group!r} is no path inside a store")
         plain = parts[: parts.index("labels")] if self.is_label else parts
         if len(plain) not in (0, 1, 3) or (self.is_label and len(parts) - len(plain) != 2):
@@ -118,10 +128,6 @@ class _GroupTarget(FolderTarget):
     def __init__(self, root: Path, group: str, *, overwrite: bool, foreign: Any) -> None:
         self._root = root
         self._made: list[Path] = []
-        if root.is_dir() and foreign(root) == root and not _only_unfinished(root):
-            raise SpecError(
-                f"{str(root)!r} is a folder, and no Zarr store: nothing in it is touched"
-            )
         super().__init__(root / group, overwrite=overwrite, foreign=foreign)
 
     def check(self) -> None:
@@ -148,9 +154,3 @@ class _GroupTarget(FolderTarget):
         for folder in self._made:
             with suppress(OSError):  # another image has been put there meanwhile
                 folder.rmdir()
-
-
-def _only_unfinished(root: Path) -> bool:
-    """Return whether nothing but images that are just being written lies in a folder."""
-    files = [path for path in root.rglob("*") if path.is_file()]
-    return all(any(part.endswith(".partial") for part in path.parts) for path in files)

@@ -9,7 +9,7 @@ import sys
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
-from bioio_tk.backends._store import remove_replaced, replaced_path
+from bioio_tk.backends._store import remove_all_replaced, remove_replaced, replaced_path
 from bioio_tk.core.location import Url
 from bioio_tk.errors import TargetBusyError, TargetExistsError, UnsupportedError
 
@@ -180,7 +180,8 @@ class FolderTarget(Target):
         As for `Target`.
     foreign : callable
         Returns a file in a folder that is none of this format's, None where there is none: a
-        folder with such a file is never replaced or removed.
+        folder with such a file is never replaced or removed. With ``begun=True`` the folder may
+        be of an image that was interrupted at any moment.
     shared : bool
         Let others that say so work on the same unfinished folder.
     """
@@ -191,7 +192,7 @@ class FolderTarget(Target):
         *,
         overwrite: bool,
         leftover: bool = False,
-        foreign: Callable[[Path], Path | None],
+        foreign: Callable[..., Path | None],
         shared: bool = False,
     ) -> None:
         self._foreign = foreign
@@ -214,13 +215,12 @@ class FolderTarget(Target):
 
     def check(self) -> None:
         """Raise where open() would, without touching anything."""
-        if self.path.exists():
-            self._check_replaceable()
+        self.check_place()
         if not self.path.parent.is_dir():
             raise FileNotFoundError(
                 f"there is no folder {str(self.path.parent)!r} to write {self.path.name!r} into"
             )
-        if self.partial.exists():
+        if os.path.lexists(self.partial):
             fd = self._open_folder()
             try:
                 self._lock(fd)
@@ -228,7 +228,12 @@ class FolderTarget(Target):
                 _close(fd)
             if not self._overwrite:
                 self._refuse_leftover()
-            self._check_ours(self.partial)
+            self._refuse(self.partial, self._foreign(self.partial, begun=True))
+
+    def check_place(self) -> None:
+        """Raise where what is at the target may not be replaced."""
+        if os.path.lexists(self.path):
+            self._check_replaceable()
 
     def open(self) -> None:
         """Create the empty partial folder and hold it."""
@@ -246,7 +251,7 @@ class FolderTarget(Target):
             if any(self.partial.iterdir()):
                 if not self._overwrite:
                     self._refuse_leftover()
-                self._check_ours(self.partial)
+                self._refuse(self.partial, self._foreign(self.partial, begun=True))
                 _empty(self.partial)
         except BaseException:
             _close(fd)
@@ -255,11 +260,13 @@ class FolderTarget(Target):
 
     def commit(self) -> None:
         """Move the partial folder into place."""
-        if self._overwrite and self.path.exists():
+        if self._overwrite and os.path.lexists(self.path):
             self._check_replaceable()
             self._replace()
         else:
             self._move()
+        if self._overwrite:
+            remove_all_replaced(self.path)
         self._release()
 
     def abort(self) -> None:
@@ -274,7 +281,7 @@ class FolderTarget(Target):
 
     def _move(self) -> None:
         try:
-            if self.path.exists():
+            if os.path.lexists(self.path):
                 raise FileExistsError
             os.rename(self.partial, self.path)
         except OSError as exc:
@@ -307,11 +314,17 @@ class FolderTarget(Target):
             _close(old)
 
     def _check_replaceable(self) -> None:
+        if self.path.is_symlink():
+            raise TargetExistsError(
+                f"{str(self.path)!r} is a link to {str(self.path.readlink())!r}: remove the link, or "
+                "give the path of the image itself to replace it"
+            )
         if not self.path.is_dir():
             raise TargetExistsError(
                 f"{str(self.path)!r} is a file, and the new image is a folder: choose another name"
             )
-        if not any(self.path.iterdir()) or self._foreign(self.path) == self.path:
+        found = self._foreign(self.path)
+        if found == self.path:
             raise IsADirectoryError(
                 f"{str(self.path)!r} is a folder, and no image: nothing in it is touched; choose "
                 "another name"
@@ -321,10 +334,9 @@ class FolderTarget(Target):
                 f"{str(self.path)!r} exists: choose another name, or pass overwrite=True to "
                 "replace it once the new image is complete"
             )
-        self._check_ours(self.path)
+        self._refuse(self.path, found)
 
-    def _check_ours(self, folder: Path) -> None:
-        found = self._foreign(folder) if any(folder.iterdir()) else None
+    def _refuse(self, folder: Path, found: Path | None) -> None:
         if found is not None:
             raise TargetExistsError(
                 f"{str(folder)!r} holds {str(found.relative_to(folder))!r}, which is no part of an "
@@ -335,11 +347,27 @@ class FolderTarget(Target):
         if not hasattr(os, "O_DIRECTORY"):  # Windows: folders cannot be held
             return -2 if self.partial.is_dir() else os.open(self.partial, os.O_RDONLY)
         try:
-            return os.open(self.partial, os.O_RDONLY | os.O_DIRECTORY)
+            return os.open(self.partial, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
         except FileNotFoundError:
+            done = f"; {str(self.path)!r} is complete" if self.path.exists() else ""
             raise FileNotFoundError(
-                f"there is no unfinished folder {str(self.partial)!r}"
+                f"there is no unfinished folder {str(self.partial)!r}{done}: lay an image out "
+                "with mode='create' first"
             ) from None
+        except OSError as exc:
+            if exc.errno not in (errno.ENOTDIR, errno.ELOOP):
+                raise
+            raise NotADirectoryError(
+                f"{str(self.partial)!r} is no folder, and in the way: move it away, or choose "
+                "another name"
+            ) from None
+
+    def _refuse_leftover(self) -> None:
+        raise TargetExistsError(
+            f"{str(self.partial)!r} is left from a write that was interrupted, or was laid out "
+            f"with mode='create': bioio_tk.finish({str(self.path)!r}) completes what was laid "
+            "out, overwrite=True starts anew"
+        )
 
     def _same_file(self, fd: int) -> None:
         if fd >= 0:

@@ -308,7 +308,7 @@ class BioWriter(BioBase):
         data = selection.flip(spread(pixels, selection))
         if self._mode == "create":
             raise SpecError("mode='create' lays an image out: open it with mode='r+' to write")
-        if self._mode == "r+":
+        if self._mode == "r+" and selection.size:
             self._check_aligned(selection)
         with self._busy():
             if selection.size:
@@ -388,6 +388,26 @@ class BioWriter(BioBase):
             raise
         self._final = self._sink.images[0]
         self._begin()
+        try:
+            self._check_same(self._final)
+        except BaseException:
+            self.abort()
+            raise
+
+    def _check_same(self, laid_out: ImageSpec) -> None:
+        """Raise where another shape or pixel type was given than was laid out."""
+        for axis, n in zip(AXES, laid_out.shape, strict=True):
+            given = self._draft.sizes.get(axis, n)
+            if given != n:
+                raise SpecError(
+                    f"{axis}={given} was given, the image laid out has {axis}={n}: leave shape= "
+                    "out in mode 'r+'"
+                )
+        if self._draft.dtype not in (None, laid_out.dtype):
+            raise SpecError(
+                f"dtype={self._draft.dtype} was given, the image laid out has {laid_out.dtype}: "
+                "leave dtype= out in mode 'r+'"
+            )
 
     def _check_aligned(self, selection: Selection) -> None:
         unit = self._sink.unit()  # type: ignore[union-attr]

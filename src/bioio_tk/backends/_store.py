@@ -246,6 +246,23 @@ def remove_replaced(path: Path, folder: int) -> None:
             shutil.rmtree(aside, ignore_errors=True)
 
 
+def remove_all_replaced(path: Path) -> None:
+    """Remove folders that were at `path` and that nobody reads: the last reader was killed."""
+    if fcntl is None:
+        return
+    first, last = f".{path.name}.", ".replaced"
+    for name in os.listdir(path.absolute().parent):  # noqa: PTH208
+        if not (name.startswith(first) and name.endswith(last)):
+            continue
+        with suppress(OSError):
+            flags = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW
+            folder = os.open(path.with_name(name), flags)
+            try:
+                remove_replaced(path, folder)  # the number in the name must be that of the folder
+            finally:
+                os.close(folder)
+
+
 @contextmanager
 def exclusive(folder: Path) -> Iterator[None]:
     """Let one process at a time change what `folder` lists.

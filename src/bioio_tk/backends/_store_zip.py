@@ -31,8 +31,6 @@ _SPARE = 64
 _ALONG = 1 << 16
 """Bytes up to which what lies between a header and what is wanted is read along."""
 _ENCRYPTED = 0x1
-_DENSEST = 1032
-"""Deflate makes nothing smaller than by this factor."""
 _UNREADABLE = (
     zipfile.BadZipFile,
     struct.error,
@@ -196,12 +194,10 @@ class ZipStore:
         with self._lock:
             if self._last[0] == key:
                 return self._last[1]
-        if info.file_size > _DENSEST * (info.compress_size + 1):
-            self._damaged(key, "it claims to be larger than it can be")
         packed = self._stored(key, info, 0, info.compress_size)
         try:
             inflate = zlib.decompressobj(-zlib.MAX_WBITS)
-            data = inflate.decompress(packed, info.file_size + 1)
+            data = inflate.decompress(packed, info.file_size + 1)  # never more than it claims
         except zlib.error as exc:
             raise DamagedFileError(f"{self.where(key)} is damaged: {exc}") from exc
         if len(data) != info.file_size or zlib.crc32(data) != info.CRC:

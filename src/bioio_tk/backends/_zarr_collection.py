@@ -33,6 +33,7 @@ def register(root: Path, group: str, *, version: str, plate: Plate | None) -> No
     try:
         with exclusive(root):  # two processes may each have finished an image
             lists = _Lists(store, version)
+            lists.check(group)
             parts = group.split("/")
             if "labels" in parts[:-1]:
                 at = parts.index("labels")
@@ -45,11 +46,35 @@ def register(root: Path, group: str, *, version: str, plate: Plate | None) -> No
         store.close()
 
 
+def check(root: Path, group: str) -> None:
+    """Raise SpecError where `register` would, before a pixel is written."""
+    store = FolderStore(root)
+    try:
+        _Lists(store, "").check(group)
+    finally:
+        store.close()
+
+
 class _Lists:
     def __init__(self, store: FolderStore, version: str) -> None:
         self._store = store
         self._tree = Tree(store)
         self._version = version
+
+    def check(self, group: str) -> None:
+        """Raise SpecError where the store holds something else."""
+        parts = group.split("/")
+        node = self._tree.node("")
+        if node is not None and node.kind == "array":
+            raise SpecError(f"{self._store.where()!r} is one array: nothing can be added to it")
+        root = self._group("")
+        if "labels" in parts[:-1]:
+            return
+        if len(parts) == 3 and (root.multiscales or root.layout is not None):
+            raise SpecError(f"{self._store.where()!r} holds images and is no plate")
+        if len(parts) == 1 and (root.multiscales or root.plate is not None):
+            kind = "a plate" if root.plate is not None else "one image"
+            raise SpecError(f"{self._store.where()!r} holds {kind}: no series can be added to it")
 
     def add_labels(self, image: str, name: str) -> None:
         place = join(image, "labels")
@@ -59,10 +84,6 @@ class _Lists:
 
     def add_series(self, name: str) -> None:
         """Add an image to the layout of bioformats2raw."""
-        root = self._group("")
-        if root.multiscales or root.plate is not None:
-            kind = "a plate" if root.plate is not None else "one image"
-            raise SpecError(f"{self._store.where()!r} holds {kind}: no series can be added to it")
         names = list(self._group("OME").series or ())
         if name not in names:
             names.append(name)
@@ -71,10 +92,7 @@ class _Lists:
         self._put("", ngff.layout_attributes(self._version))
 
     def add_field(self, row: str, column: str, name: str, given: Plate | None) -> None:
-        root = self._group("")
-        if root.multiscales or root.layout is not None:
-            raise SpecError(f"{self._store.where()!r} holds images and is no plate")
-        plate = root.plate or Plate()
+        plate = self._group("").plate or Plate()
         if given is not None:
             plate = replace(
                 plate,

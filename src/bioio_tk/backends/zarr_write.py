@@ -90,6 +90,10 @@ class ZarrSink:
     @classmethod
     def reopen(cls, folder: Path, *, shared: bool) -> ZarrSink:
         """Return a sink that goes on with a store which was laid out before."""
+        if not shared:
+            from bioio_tk.backends._zarr_foreign import remove_parts
+
+            remove_parts(folder)
         source = ZarrSource(folder)
         try:
             spec, xml = source.images[0], source.ome_xml()
@@ -119,10 +123,16 @@ class ZarrSink:
             _array_document(spec, level, options, version)
 
     @staticmethod
-    def foreign(folder: Path) -> Path | None:
+    def foreign(folder: Path, *, begun: bool = False) -> Path | None:
         from bioio_tk.backends._zarr_foreign import foreign
 
-        return foreign(folder)
+        return foreign(folder, begun=begun)
+
+    @staticmethod
+    def check_group(root: Path, group: str) -> None:
+        from bioio_tk.backends._zarr_collection import check
+
+        check(root, group)
 
     @staticmethod
     def pack(folder: Path, target: Path) -> None:

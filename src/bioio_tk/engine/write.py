@@ -151,7 +151,7 @@ class TileWriter:
             tile = self._sink.load_tile(at)
             if tile is not None:
                 with self._turns(at):
-                    self._shrink(at, tile)
+                    self._hand_down(at, tile)
             if progress is not None:
                 progress(key)
 
@@ -199,7 +199,7 @@ class TileWriter:
         else:
             partial.rest()
 
-    def _begin(self, at: Address) -> _Partial:
+    def _begin(self, at: Address, given: Address | None = None) -> _Partial:
         grid = self._levels[at.level].grid if at.level >= 0 else self._block_grid(at)
         room = self._scratch.room(grid.tile_shape(at.key), self._dtype)
         if at.level >= 0:
@@ -207,41 +207,63 @@ class TileWriter:
             if stored is not None:
                 room.array[...] = stored
         else:
-            self._load_block(at, room.array)
+            self._load_block(at, room.array, given)
         partial = self._partial[at] = _Partial(room)
         return partial
 
     def _store(self, at: Address, tile: NDArray[Any]) -> None:
         # the turn of `at` is held, so what goes up the pyramid is what was stored last; turns are
-        # only ever taken from a level to the next smaller one, so they cannot block each other
+        # only ever taken from a level to its blocks and to the next smaller one, so they cannot
+        # block each other
         encoded = self._sink.encode_tile(at, tile)
+        if at.level + 1 == len(self._levels):
+            self._store_encoded(at, encoded)
+            return
+        blocks = self._blocks[at.level]
+        if blocks is None:
+            self._store_encoded(at, encoded)
+            del encoded
+            self._hand_down(at, tile)
+            return
+        with self._turns(self._block_of(at, blocks)):  # tiles of a block load each other
+            self._store_encoded(at, encoded)
+            del encoded
+            self._give_block(self._block_of(at, blocks), at, tile)
+
+    def _hand_down(self, at: Address, tile: NDArray[Any]) -> None:
+        """Shrink a stored tile into the next smaller level."""
+        blocks = self._blocks[at.level]
+        if blocks is None:
+            self._shrink_down(at.level, self._levels[at.level].grid.region(at.key).start, tile)
+            return
+        block = self._block_of(at, blocks)
+        with self._turns(block):
+            self._give_block(block, at, tile)
+
+    def _store_encoded(self, at: Address, encoded: Any) -> None:
         if self._sink.caps.parallel_store:
             self._sink.store_tile(at, encoded)
         else:
             with self._store_lock:
                 self._sink.store_tile(at, encoded)
-        del encoded
-        if at.level + 1 < len(self._levels):
-            self._shrink(at, tile)
 
-    def _shrink(self, at: Address, tile: NDArray[Any]) -> None:
-        """Hand a stored tile down to the next smaller level."""
-        blocks = self._blocks[at.level]
+    def _block_of(self, at: Address, blocks: TileGrid) -> Address:
+        tile = self._levels[at.level].tile
+        key = tuple(k * n // m for k, n, m in zip(at.key, tile, blocks.tile, strict=True))
+        return Address(self._image, ~at.level, key)  # type: ignore[arg-type]
+
+    def _give_block(self, block: Address, at: Address, tile: NDArray[Any]) -> None:
+        """Put a stored tile into the block it is shrunk with; the block's turn is held."""
+        grid = self._block_grid(block)
         start = self._levels[at.level].grid.region(at.key).start
-        if blocks is None:
-            self._shrink_down(at.level, start, tile)
-            return
         spans = tuple(range(a, a + n) for a, n in zip(start, tile.shape, strict=True))
-        for step in plan(blocks, spans):  # type: ignore[arg-type]
-            block = Address(self._image, ~at.level, step.key)
-            with self._turns(block):
-                if step.whole:
-                    partial = self._partial.pop(block, None)
-                    if partial is not None:
-                        partial.free(self._scratch)
-                    self._shrink_block(block, tile[step.dst])
-                else:
-                    self._give(block, step, tile)
+        (step,) = plan(grid, spans)  # type: ignore[arg-type]
+        if step.whole:
+            self._shrink_block(block, tile)
+            return
+        if block not in self._partial:
+            self._begin(block, given=at)
+        self._give(block, step, tile)
 
     def _shrink_block(self, at: Address, block: NDArray[Any]) -> None:
         self._shrink_down(~at.level, self._block_grid(at).region(at.key).start, block)
@@ -262,12 +284,13 @@ class TileWriter:
         assert grid is not None
         return grid
 
-    def _load_block(self, at: Address, out: NDArray[Any]) -> None:
-        """Fill a block with what is stored of it: the other pixels are rewritten, or are 0."""
+    def _load_block(self, at: Address, out: NDArray[Any], given: Address | None) -> None:
+        """Fill a block with what is stored of it, but for the tile that will be given."""
         region = self._block_grid(at).region(at.key)
         spans = tuple(range(a, b) for a, b in zip(region.start, region.stop, strict=True))
         for step in plan(self._levels[~at.level].grid, spans):  # type: ignore[arg-type]
-            stored = self._sink.load_tile(Address(self._image, ~at.level, step.key))
+            tile = Address(self._image, ~at.level, step.key)
+            stored = None if tile == given else self._sink.load_tile(tile)
             if stored is not None:
                 out[step.dst] = stored[step.src]
 

@@ -13,6 +13,7 @@ from bioio_tk.meta.ngff_write import plain
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
+    from bioio_tk.core.plate import Plate
     from bioio_tk.meta.ngff import Group, Multiscale
 
 _KEYS = (
@@ -261,7 +262,7 @@ def group_attributes(
             for entry, image in zip(ome["multiscales"], group.multiscales, strict=True)
         ]
     if group.plate is not None:
-        ome["plate"] = {**ome["plate"], "version": "0.5", **_wells(ome["plate"], group)}
+        ome["plate"] = {**ome["plate"], "version": "0.5", **_wells(ome["plate"], group.plate)}
     dropped = {*_KEYS, "version"} if "multiscales" in old or "version" not in old else set(_KEYS)
     rest = {key: value for key, value in old.items() if key not in dropped}
     return {"ome": {"version": "0.5", **ome}, **plain(rest)}
@@ -319,10 +320,8 @@ def _steps(old: Any, scale: list[float]) -> list[dict[str, Any]]:
     return steps
 
 
-def _wells(old: dict[str, Any], group: Group) -> dict[str, Any]:
+def _wells(old: dict[str, Any], plate: Plate) -> dict[str, Any]:
     """Return rows, columns and wells with all that 0.4 and later ask for."""
-    plate = group.plate
-    assert plate is not None
     described = {well.get("path"): well for well in old.get("wells", ()) if isinstance(well, dict)}
     return {
         "rows": [{"name": name} for name in plate.rows],

@@ -4,26 +4,31 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import sys
 import time
-from contextlib import suppress
-from dataclasses import asdict, dataclass
+from contextlib import ExitStack, suppress
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from bioio_tk.backends import registry
 from bioio_tk.core.location import Location, Url, locate
 from bioio_tk.engine.copy import copy
 from bioio_tk.engine.pool import check_workers
-from bioio_tk.errors import SpecError, TargetExistsError
+from bioio_tk.errors import SpecError, TargetExistsError, UnsupportedError
 from bioio_tk.reader import BioReader, check_path
+from bioio_tk.target import target_for
 from bioio_tk.writer import BioWriter
 
 if TYPE_CHECKING:
-    import os
-    from collections.abc import Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
+    from bioio_tk.core.plate import Plate
     from bioio_tk.core.region import Shape5
     from bioio_tk.engine.copy import Progress
+
+_SHARED_BY_LABELS = ("tile_size", "pyramid", "ngff_version", "chunks", "shards", "pyramid_z")
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +57,10 @@ class ConvertReport:
         Most memory this process has ever held, in bytes; None where the system does not say.
     notes : tuple of str
         What is worth knowing about the source and what became of it.
+    group : str
+        Where in the target the image lies: ``"1"``, ``"A/1/0"``; "" for the target itself.
+    labels : tuple of str
+        Names of the label images that were copied with it.
     """
 
     source: str
@@ -66,6 +75,8 @@ class ConvertReport:
     seconds: float
     peak_rss: int | None
     notes: tuple[str, ...]
+    group: str = ""
+    labels: tuple[str, ...] = ()
 
     @property
     def speed(self) -> float:
@@ -97,6 +108,7 @@ def convert(  # noqa: PLR0913 (a face: every option by its name)
     shards: int | Sequence[int] | bool | None = None,
     pyramid_z: bool = False,
     group: str = "",
+    labels: bool = True,
     storage_options: dict[str, Any] | None = None,
     max_workers: int | None = None,
     progress: Progress | None = None,
@@ -119,6 +131,10 @@ def convert(  # noqa: PLR0913 (a face: every option by its name)
         As for `BioWriter`.
     ngff_version, chunks, shards, pyramid_z, group
         As for `BioWriter`, for OME-Zarr.
+    labels : bool
+        Copy the label images of the source, too, where both sides are OME-Zarr: with their
+        colours and properties, smaller resolutions by ``"nearest"`` (``"mode"`` where
+        `downsample` says so).
     storage_options : dict, optional
         For URLs, of `src` as of `dst`: what fsspec passes to the file system.
     pyramid : bool or int
@@ -145,46 +161,35 @@ def convert(  # noqa: PLR0913 (a face: every option by its name)
     >>> from bioio_tk import convert
     >>> report = convert("cells.tif", "cells.ome.tif", compression="zstd")  # doctest: +SKIP
     """
-    began = time.perf_counter()
     workers = check_workers(max_workers)
     target = locate(dst)
+    options = {
+        "compression": compression,
+        "compression_level": compression_level,
+        "predictor": predictor,
+        "tile_size": tile_size,
+        "pyramid": pyramid,
+        "downsample": downsample,
+        "cast": cast or ("exact" if dtype is not None else None),
+        "overwrite": overwrite,
+        "ngff_version": ngff_version,
+        "chunks": chunks,
+        "shards": shards,
+        "pyramid_z": pyramid_z,
+        "group": group,
+        "storage_options": storage_options,
+        **({} if dtype is None else {"dtype": dtype}),
+    }
     reader, mine = _open(src, series, level, workers, storage_options)
     try:
         _check_apart(reader.path, target)
-        writer = BioWriter(
-            target,
-            workers,
-            like=reader,
-            compression=compression,
-            compression_level=compression_level,
-            predictor=predictor,
-            tile_size=tile_size,
-            pyramid=pyramid,
-            downsample=downsample,
-            cast=cast or ("exact" if dtype is not None else None),
-            overwrite=overwrite,
-            ngff_version=ngff_version,
-            chunks=chunks,
-            shards=shards,
-            pyramid_z=pyramid_z,
-            group=group,
-            storage_options=storage_options,
-            **({} if dtype is None else {"dtype": dtype}),
-        )
-        levels = _pump(reader, writer, workers, progress)
-        return ConvertReport(
-            source=str(reader.path),
-            target=str(target),
-            series=reader.series,
-            shape=reader.shape,
-            dtype=writer.dtype.name,
-            levels=levels,
+        tally = _Tally(progress, 1)
+        report = _convert(reader, target, options, labels=labels, tally=tally)
+        return replace(
+            report,
             bytes_in=bytes_on_disk(reader.path),
             bytes_out=bytes_on_disk(target),
-            pixel_bytes=math.prod(reader.shape) * reader.dtype.itemsize,
-            seconds=time.perf_counter() - began,
-            peak_rss=peak_rss(),
-            notes=_notes(reader),
+            notes=(*_notes(reader), *report.notes),
         )
     finally:
         if mine:
@@ -194,32 +199,53 @@ def convert(  # noqa: PLR0913 (a face: every option by its name)
 def convert_series(
     src: str | os.PathLike[str], dst: str | os.PathLike[str], **options: Any
 ) -> list[ConvertReport]:
-    """Convert every image of a file, each into a file of its own.
+    """Convert every image of a file: into one OME-Zarr, or each into a TIFF of its own.
+
+    An OME-Zarr becomes a plate where the source is one, with a field for each image, and else
+    has a group for each image (the layout of bioformats2raw); of a single image it is simply
+    that image. It appears when all of it is complete; if one image fails, nothing is left.
 
     Parameters
     ----------
     src : str or Path
         The file.
     dst : str or Path
-        Name of the files to make; ``{series}`` in it becomes the number of the image, and ``_s``
-        and the number go before the ending where it is not there: ``out_s0.ome.tif``.
+        The OME-Zarr to make. For TIFF the name of the files: ``{series}`` in it becomes the
+        number of the image, and ``_s`` and the number go before the ending where it is not
+        there: ``out_s0.ome.tif``. With ``{series}`` OME-Zarrs are made one by one, too.
     **options
-        As for `convert`.
+        As for `convert`; `progress` counts all images together.
 
     Returns
     -------
     list of ConvertReport
         One for each.
+
+    Raises
+    ------
+    TargetExistsError
+        Something is at one of the places already; nothing was converted.
     """
     options.pop("series", None)
-    with BioReader(src, 1) as reader:
+    target = locate(dst)
+    storage = options.get("storage_options")
+    with BioReader(src, 1, storage_options=_remote_only(src, storage)) as reader:
         count = reader.n_series
+        apart = "{series}" in target.name or not registry.for_writing(target).marks
+    tally = _Tally(options.pop("progress", None), count)
+    if not apart:
+        if count == 1 and reader.plate is None:
+            return [convert(src, dst, **options, progress=tally.one())]
+        return _convert_collection(src, target, tally, **options)
     targets = [series_path(check_path(dst), number) for number in range(count)]
     if not options.get("overwrite"):
         there = next((str(path) for path in targets if path.exists()), None)
         if there:
             raise TargetExistsError(f"{there!r} exists: nothing was converted; see overwrite=True")
-    return [convert(src, path, series=number, **options) for number, path in enumerate(targets)]
+    return [
+        convert(src, path, series=number, **options, progress=tally.one())
+        for number, path in enumerate(targets)
+    ]
 
 
 def series_path(path: Path, number: int) -> Path:

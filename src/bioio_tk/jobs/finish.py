@@ -67,6 +67,7 @@ def finish(
     sink_class: Any = registry.load_sink(row)
     target = FolderTarget(place, overwrite=overwrite, leftover=True, foreign=sink_class.foreign)
     try:
+        target.check_place()
         sink = sink_class.reopen(target.partial, shared=False)
         scratch = Scratch(target.partial.parent)
         try:
