@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import copy
 import importlib
 import json
 from functools import cache
 from pathlib import Path
 
 import pytest
+from hypothesis import strategies as st
 
 # kind -> (schema; "" where there is none, class of ome_zarr_models, class of yaozarrs or None)
 KINDS = {
@@ -77,3 +79,39 @@ def check(attributes, version, kind):
         yaozarrs.validate_ome_object(document, yaozarrs.v05.OMEAttributes)
     else:
         yaozarrs.validate_ome_object(document, yaozarrs.v04.OMEZarrGroupJSON)
+
+
+JUNK = st.recursive(
+    st.none()
+    | st.booleans()
+    | st.integers()
+    | st.floats()
+    | st.sampled_from(["0", "x", "0.4", "0.5", "space", "A/1", "../x", "#fff", ""]),
+    lambda inner: st.lists(inner, max_size=4)
+    | st.dictionaries(st.sampled_from([
+        "multiscales", "datasets", "path", "axes", "name", "type", "unit", "scale", "version",
+        "coordinateTransformations", "translation", "omero", "channels", "window", "color",
+        "label", "plate", "rows", "columns", "wells", "acquisitions", "id", "well", "images",
+        "labels", "series", "bioformats2raw.layout", "image-label", "ome", "rdefs", "start",
+    ]), inner, max_size=5),
+    max_leaves=25,
+)  # fmt: skip
+"""What JSON may have at any place, made of the words of NGFF."""
+
+
+def places(document, here=()):
+    """Yield the way to everything in a document but the document itself."""
+    items = document.items() if isinstance(document, dict) else enumerate(document)
+    for key, value in items:
+        yield (*here, key)
+        if isinstance(value, (dict, list)):
+            yield from places(value, (*here, key))
+
+
+def spoiled(document, place, junk):
+    """Return a copy of a document with something else at a place."""
+    document = inner = copy.deepcopy(document)
+    for key in place[:-1]:
+        inner = inner[key]
+    inner[place[-1]] = junk
+    return document

@@ -106,7 +106,10 @@ def with_link(place):
         elsewhere.mkdir()
         (elsewhere / "0").write_bytes(b"precious")
         old(path)
-        shutil.rmtree(path / place, ignore_errors=True)
+        if (path / place).is_dir():
+            shutil.rmtree(path / place)
+        else:
+            (path / place).unlink(missing_ok=True)
         (path / place).symlink_to(elsewhere, target_is_directory=True)
 
     return make

@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
-from ngff_peers import check
+from ngff_peers import JUNK, check, places, spoiled
 
 from bioio_tk.core.plate import Acquisition, Field, Plate, Well
 from bioio_tk.core.spec import Channel, ImageSpec, Level, PhysicalSize, pyramid_levels
-from bioio_tk.errors import DamagedFileError, FormatError, SpecError, UnsupportedError
+from bioio_tk.errors import BioIOError, DamagedFileError, FormatError, SpecError, UnsupportedError
 from bioio_tk.meta import ngff
 from bioio_tk.meta.ngff import Axis
 
@@ -261,7 +262,7 @@ def test_labels_are_accepted(version):
 @pytest.mark.parametrize("version", VERSIONS)
 def test_plates_are_accepted(version):
     wells = (
-        Well("B", "2", (Field("0", 0), Field("1", 0), Field("2", 5))),
+        Well("B", "3", (Field("0", 0), Field("1", 0), Field("2", 5))),
         Well("A", "1", (Field("0"),)),
     )
     plate = Plate(
@@ -271,7 +272,7 @@ def test_plates_are_accepted(version):
     check(written, version, "plate")
     inner = (written["ome"] if version == "0.5" else written)["plate"]
     assert inner["wells"] == [
-        {"path": "B/2", "rowIndex": 1, "columnIndex": 1},
+        {"path": "B/3", "rowIndex": 1, "columnIndex": 2},
         {"path": "A/1", "rowIndex": 0, "columnIndex": 0},
     ]
     assert inner["field_count"] == 3
@@ -279,7 +280,7 @@ def test_plates_are_accepted(version):
     found = read(written)
     assert (found.plate.name, found.plate.rows, found.plate.columns) == (
         "P", ("A", "B"), ("1", "2", "3"))  # fmt: skip
-    assert found.plate.wells == (Well("B", "2"), Well("A", "1"))
+    assert found.plate.wells == (Well("B", "3"), Well("A", "1"))
     assert found.plate.acquisitions == plate.acquisitions
     assert found.notes == ()
     for well in wells:
@@ -455,8 +456,8 @@ def test_omero_as_others_write_it():
         (image(["y", "x"]), "0.4", "plain names"),
         (image(None), "0.4", "not named"),
         (image([{"name": "y", "type": "space", "unit": "furlong"}, {"name": "x"}]), "0.4", "furl"),
-        (image(coordinateTransformations=[scale(1, 2)]), "0.4", "2 numbers for 5 axes"),
-        (image(coordinateTransformations=[scale(1, 1, 1, 1, 0)]), "0.4", "not above 0"),
+        (image(coordinateTransformations=[scale(1, 2)]), "0.4", "5 numbers"),
+        (image(coordinateTransformations=[scale(1, 1, 1, 1, 0)]), "0.4", "above 0"),
         (image(coordinateTransformations=[{"type": "affine"}]), "0.4", "'affine'"),
         (image(coordinateTransformations={"type": "scale"}), "0.4", "was ignored"),
         ({**image(), "omero": {"channels": "x"}}, "0.4", "omero"),
@@ -551,6 +552,33 @@ def test_plates_of_older_versions():
     found = read({"plate": plate})
     assert [w.path for w in found.plate.wells] == ["A/01"]
     assert "do not agree" in " ".join(found.notes)
+
+
+FULL = {
+    **image(coordinateTransformations=[scale(1, 1, 1, 1, 1)]),
+    "omero": {"channels": [{"color": "FF0000", "window": {"start": 0}}], "rdefs": {}},
+    "plate": {"rows": [], "columns": [], "wells": [{"path": "A/1"}], "acquisitions": [{"id": 0}]},
+    "well": {"images": [{"path": "0", "acquisition": 0}]},
+    "labels": ["a"],
+    "series": ["0"],
+    "bioformats2raw.layout": 3,
+    "image-label": {},
+}
+
+
+@given(st.sampled_from(list(places(FULL))), JUNK, st.booleans())
+@settings(max_examples=300)
+def test_whatever_stands_there_is_read_or_refused(place, junk, new):
+    document = spoiled(FULL, place, junk)
+    with contextlib.suppress(BioIOError):
+        group = ngff.read_group({"ome": document} if new else document, "here")
+        assert all(isinstance(note, str) for note in group.notes)
+
+
+@given(JUNK)
+def test_junk_is_read_or_refused(junk):
+    with contextlib.suppress(BioIOError):
+        ngff.read_group(junk if isinstance(junk, dict) else {"ome": junk}, "here")
 
 
 # -- axes -----------------------------------------------------------------------------------------
@@ -655,29 +683,6 @@ def test_as_many_channels_as_the_image_has():
     assert ngff.fit_channels((a, b), 1) == (a,)
     assert ngff.fit_channels((a, b), 3) == (a, b, Channel())
     assert ngff.fit_channels((), 3) == ()
-
-
-# -- with OME-XML ---------------------------------------------------------------------------------
-
-
-def test_what_only_the_ome_xml_knows():
-    from bioio_tk.meta.ome import OmeChannel, OmeImage
-
-    ome = OmeImage(
-        "name", "Image:0", 8, 8, 1, 4, 1, "XYCZT", "uint8", None,
-        (OmeChannel("rgb", (1, 2, 3, 4), 3), OmeChannel("d")),
-        PhysicalSize((1.0, "µm"), (2.0, "µm")), (3.0, "s"), (),
-    )  # fmt: skip
-    known = spec((8, 8, 1, 4, 1), levels=1, physical_size=PhysicalSize(x=(5.0, "nm")))
-    found = ngff.complete(known, ome)
-    assert found.name == "name"
-    assert [c.name for c in found.channels] == ["rgb", "rgb", "rgb", "d"]
-    assert found.physical_size == PhysicalSize((5.0, "nm"), (2.0, "µm"), None)
-    assert found.time_increment == (3.0, "s")
-    own = spec((8, 8, 1, 4, 1), levels=1, name="own", channels=(Channel("a"),) * 4)
-    found = ngff.complete(own, ome)
-    assert found.name == "own"
-    assert found.channels == (*[Channel("a", (1, 2, 3, 4))] * 3, Channel("a"))
 
 
 # -- real files -----------------------------------------------------------------------------------

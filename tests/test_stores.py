@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import gc
 import io
 import json
@@ -17,6 +18,7 @@ import tracemalloc
 import zipfile
 from contextlib import suppress
 from pathlib import Path
+from typing import ClassVar
 
 import pytest
 from hypothesis import given
@@ -436,6 +438,29 @@ def test_a_server_that_ignores_ranges_is_not_read_to_the_end(far, web, tmp_path)
     assert far.get_range("big", 10, 5) == bytes(5)
     far.close()
     assert web.sent < 20_000_000
+
+
+@pytest.mark.parametrize("sizes", [(100, 1000), (1000, 100), (1,) * 1100, (12, 1, 1087)], ids=str)
+def test_a_whole_value_arrives_in_pieces_of_any_size(sizes):
+    value = _RANDOM.randbytes(1100)
+
+    class Answer:
+        headers: ClassVar = {}
+        content_length = None
+
+        @property
+        def content(self):
+            return self
+
+        async def iter_any(self):
+            at = 0
+            for size in sizes:
+                yield value[at : at + size]
+                at += size
+
+    for start, count in [(0, 5), (10, 5), (99, 3), (500, 9999), (1100, 3)]:
+        piece = asyncio.run(_store_url._cut_out(Answer(), start, count))
+        assert piece == (value[start : start + count], 1100)
 
 
 def test_secrets_stay_secret(web, tmp_path):

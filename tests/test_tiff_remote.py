@@ -212,11 +212,22 @@ def test_several_files(web, members):
         assert check(web, f"m%20{c}%23.ome.tif", expected) == ()
         assert set(web.counts) == {f"/{name}" for name in names}
         assert set(web.counts.values()) == {1}
-    source = opened(web, "m%200%23.ome.tif")
+    web.forget()
+    options = OpenOptions(storage_options={"headers": {"Authorization": "Bearer x"}})
+    source = opened(web, "m%200%23.ome.tif", options)
+    assert [headers["Authorization"] for headers in web.headers] == ["Bearer x"] * 3
     unread = list(source._files._found.values())
     assert len(unread) == 2
     source.close()
     assert all(file._store._closed for file in unread)
+
+
+def test_a_name_with_a_space(web, tmp_path):
+    data = coded((20, 30))
+    xml = _ome(30, 20, [(0, 0, 0, str(uuid.UUID(int=1)), "a b.ome.tif")])
+    _write(tmp_path / "a b.ome.tif", data, xml)
+    assert check(web, "a%20b.ome.tif", data[:, :, None, None, None]) == ()
+    assert web.counts == {"/a b.ome.tif": 1}
 
 
 def test_a_missing_file_of_several(web, members, tmp_path):

@@ -403,8 +403,10 @@ def test_what_is_no_store(tmp_path):
         upgrade(tmp_path / "v3.zarr")
     path = tmp_path / "im.ome.zarr"
     image(new_store(path).create_group("0"))
-    with pytest.raises(SpecError, match="part of the store"):
-        upgrade(path / "0")
+    for inner in ("0", "0/labels", "0/labels/cells"):
+        (path / inner).mkdir(exist_ok=True)
+        with pytest.raises(SpecError, match="upgrade that store"):
+            upgrade(path / inner)
     with pytest.raises(SpecError, match=r"0\.6"):
         upgrade(path, to="0.6")
     (path / "0" / ".zattrs").write_text('{"a": ')

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import shutil
 from pathlib import Path
@@ -9,9 +10,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 from click.testing import CliRunner
+from hypothesis import given
+from hypothesis import strategies as st
+from ngff_peers import JUNK, places, spoiled
 
 from bioio_tk.cli.validate import command
-from bioio_tk.errors import SpecError, UnknownFormatError
+from bioio_tk.errors import BioIOError, SpecError, UnknownFormatError
+from bioio_tk.jobs.upgrade import upgrade
 from bioio_tk.jobs.validate import validate
 
 zarr = pytest.importorskip("zarr")
@@ -164,6 +169,18 @@ def test_a_zip_is_looked_into(store, tmp_path):
     assert (report.problems, report.pixels) == ((), 32)
 
 
+def test_a_remote_store(store):
+    fsspec = pytest.importorskip("fsspec")
+    store.image(store.group)
+    memory = fsspec.filesystem("memory")
+    memory.put(str(store.path), "/validate/x.ome.zarr", recursive=True)
+    try:
+        report = validate("memory://validate/x.ome.zarr", pixels=True)
+        assert (report.problems, report.pixels) == ((), 32)
+    finally:
+        memory.rm("/validate", recursive=True)
+
+
 def test_a_plain_array_is_only_warned_of(tmp_path):
     zarr.create_array(tmp_path / "a.zarr", shape=(8, 8), dtype="u1")
     assert validate(tmp_path / "a.zarr").format == "Zarr"
@@ -296,6 +313,26 @@ def test_a_damaged_chunk_needs_the_pixels(store):
     (problem,) = report.problems
     assert problem.where == "0"
     assert "(1, 2, 3)" in problem.message
+
+
+@given(st.data())
+def test_whatever_stands_there_is_reported(tmp_path_factory, data):
+    """Never an exception, and nothing odd passes for what it is not."""
+    version = data.draw(st.sampled_from(["0.4", "0.5"]))
+    store = Store(tmp_path_factory.mktemp("s") / "x.ome.zarr", version)
+    data.draw(st.sampled_from([store.plate, store.layout]))()
+    files = sorted(store.path.rglob("zarr.json" if store.three else ".z[a]*"))
+    file = data.draw(st.sampled_from(files))
+    document = json.loads(file.read_text())
+    place = data.draw(st.sampled_from([*places(document)] or [None]))
+    if place is not None:
+        document = spoiled(document, place, data.draw(JUNK))
+    file.write_text(json.dumps(document))
+    report = validate(store.path, pixels=False)
+    assert all(p.severity in ("error", "warning") for p in report.problems)
+    for dry_run in (True, False):
+        with contextlib.suppress(BioIOError):
+            upgrade(store.path, dry_run=dry_run)
 
 
 # -- what is wrong with what holds images ---------------------------------------------------------

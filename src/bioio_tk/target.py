@@ -260,6 +260,9 @@ class FolderTarget(Target):
 
     def commit(self) -> None:
         """Move the partial folder into place."""
+        if self._fd >= 0:
+            with suppress(OSError):  # readers lock it as soon as it is in its place
+                lock(self._fd, self.path, shared=True)
         if self._overwrite and os.path.lexists(self.path):
             self._check_replaceable()
             self._replace()

@@ -103,7 +103,7 @@ class FolderStore:
         self._prefix = f"{root}/"
         self._known: set[str] = set()
         self._known_lock = threading.Lock()
-        self._folder = _open_folder(root)
+        self._folder, self._locked = _open_folder(root)
 
     def where(self, key: str = "") -> str:
         return f"{self._prefix}{key}".rstrip("/")
@@ -206,11 +206,18 @@ class FolderStore:
                 return os.open(key or ".", os.O_RDONLY | BINARY, dir_fd=self._folder)
             return os.open(self._prefix + key, os.O_RDONLY | BINARY)
         except (FileNotFoundError, NotADirectoryError):
-            if self._folder >= 0 and os.fstat(self._folder).st_nlink == 0:
+            if self._folder >= 0 and not self._in_place():
                 raise FileNotFoundError(
                     f"{str(self.root)!r} was removed while it was being read"
                 ) from None
             return None
+
+    def _in_place(self) -> bool:
+        """Return whether the folder is whole, so that what is not there never was."""
+        if self._locked:
+            return os.fstat(self._folder).st_nlink > 0
+        self._locked = _lock_shared(self._folder)
+        return _is_at(self.root, self._folder)
 
 
 # --- a folder that is replaced while others read it ----------------------------------------------
@@ -219,17 +226,34 @@ class FolderStore:
 # it open removes it.
 
 
-def _open_folder(root: Path) -> int:
-    """Return a descriptor of the folder with a shared lock on it, -1 where that cannot be had."""
+def _open_folder(root: Path) -> tuple[int, bool]:
+    """Return a descriptor of the folder, -1 for none, and whether there is a shared lock on it."""
     if os.name == "nt" or not hasattr(os, "O_DIRECTORY"):
-        return -1
+        return -1, False
+    while True:
+        try:
+            folder = os.open(root, os.O_RDONLY | os.O_DIRECTORY | BINARY)
+        except (FileNotFoundError, NotADirectoryError):
+            return -1, False
+        locked = _lock_shared(folder)
+        if _is_at(root, folder):
+            return folder, locked
+        os.close(folder)  # replaced before it was locked: it may be half removed
+
+
+def _lock_shared(folder: int) -> bool:
     try:
-        folder = os.open(root, os.O_RDONLY | os.O_DIRECTORY | BINARY)
-    except (FileNotFoundError, NotADirectoryError):
-        return -1
-    with suppress(OSError):  # a file system without locks, or its writer at work
         fcntl.flock(folder, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    return folder
+    except OSError:  # a file system without locks, or its writer at work
+        return False
+    return True
+
+
+def _is_at(path: Path, folder: int) -> bool:
+    try:
+        return os.path.samestat(os.fstat(folder), os.stat(path))
+    except (FileNotFoundError, NotADirectoryError):
+        return False
 
 
 def replaced_path(path: Path, folder: int) -> Path:
@@ -243,12 +267,15 @@ def remove_replaced(path: Path, folder: int) -> None:
     with suppress(OSError):
         if os.path.samestat(os.fstat(folder), os.stat(aside)):
             fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            for entry in list(aside.iterdir()):  # what is said of it last: somebody may just look
+                if entry.is_dir():
+                    shutil.rmtree(entry, ignore_errors=True)
             shutil.rmtree(aside, ignore_errors=True)
 
 
 def remove_all_replaced(path: Path) -> None:
     """Remove folders that were at `path` and that nobody reads: the last reader was killed."""
-    if fcntl is None:
+    if os.name == "nt":
         return
     first, last = f".{path.name}.", ".replaced"
     for name in os.listdir(path.absolute().parent):  # noqa: PTH208

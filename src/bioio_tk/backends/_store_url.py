@@ -192,18 +192,22 @@ class UrlStore:
         with suppress(*_MISSING):
             self._change(key, "_rm_file", "rm_file", self._target(key))
 
+    def clear(self) -> None:
+        with suppress(*_MISSING):
+            self._change("", "_rm", "rm", self._target(""), recursive=True)
+
     def close(self) -> None:
         self._closed = True
         self._link.close()
 
-    def _change(self, key: str, *call: Any) -> None:
+    def _change(self, key: str, *call: Any, **options: Any) -> None:
         if not self.writable:
             raise io.UnsupportedOperation(
                 f"{self.where(key)}: a web server cannot be written to; write to a folder of this "
                 "machine or to s3://, gs://"
             )
         link = self._reach()
-        self._patiently(key, lambda: link.call(*call), missing_is_none=False)
+        self._patiently(key, lambda: link.call(*call, **options), missing_is_none=False)
 
     # --- one request
 

@@ -129,6 +129,9 @@ class ZipStore:
     def delete(self, key: str) -> None:
         self._refuse(key)
 
+    def clear(self) -> None:
+        self._refuse("")
+
     def close(self) -> None:
         self._file.close()
 

@@ -17,7 +17,7 @@ from bioio_tk.errors import DamagedFileError
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from bioio_tk.backends._file import RandomFile
+    from bioio_tk.backends._file import AnyFile
 
 _SIZES = {1: 1, 2: 1, 3: 2, 4: 4, 5: 8, 6: 1, 7: 1, 8: 2, 9: 4, 10: 8, 11: 4, 12: 8}
 _SIZES |= {13: 4, 16: 8, 17: 8, 18: 8}
@@ -66,7 +66,7 @@ class IfdReader:
 
     Parameters
     ----------
-    file : RandomFile
+    file : AnyFile
         The open file.
 
     Raises
@@ -75,7 +75,7 @@ class IfdReader:
         It has no TIFF header.
     """
 
-    def __init__(self, file: RandomFile) -> None:
+    def __init__(self, file: AnyFile) -> None:
         self._file = file
         head = file.read(0, 16)
         order = {b"II": "<", b"MM": ">"}.get(head[:2])

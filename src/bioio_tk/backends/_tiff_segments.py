@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from tifffile import TiffPage
 
-    from bioio_tk.backends._file import RandomFile
+    from bioio_tk.backends._file import AnyFile
 
 _BAND = 1 << 21
 """Bytes of a band of rows: strips are read in bands of about this size."""
@@ -39,7 +39,7 @@ class Page:
     `joined` is True where raw strips follow each other without a gap.
     """
 
-    file: RandomFile
+    file: AnyFile
     recipe: Recipe
     offsets: NDArray[np.int64]
     counts: NDArray[np.int64]

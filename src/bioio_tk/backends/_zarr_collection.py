@@ -12,6 +12,7 @@ from bioio_tk.errors import SpecError
 from bioio_tk.meta import ngff
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from pathlib import Path
 
 
@@ -42,6 +43,33 @@ def register(root: Path, group: str, *, version: str, plate: Plate | None) -> No
                 lists.add_field(parts[0], parts[1], parts[2], plate)
             else:
                 lists.add_series(group)
+    finally:
+        store.close()
+
+
+def register_all(
+    root: Path, groups: Sequence[str], *, version: str, plate: Plate | None = None
+) -> None:
+    """List all images of a store at once: one by one, each would look at all before it.
+
+    Parameters
+    ----------
+    root : Path
+        The store, that nobody else works on.
+    groups : sequence of str
+        Names of the series; for a plate its own paths count.
+    version : str
+        Of NGFF.
+    plate : Plate or None
+        With all its wells and fields.
+    """
+    store = FolderStore(root)
+    try:
+        lists = _Lists(store, version)
+        if plate is None:
+            lists.put_series(list(groups))
+        else:
+            lists.put_plate(plate)
     finally:
         store.close()
 
@@ -87,9 +115,21 @@ class _Lists:
         names = list(self._group("OME").series or ())
         if name not in names:
             names.append(name)
+        self.put_series(names)
+
+    def put_series(self, names: list[str]) -> None:
+        """Write the list of all images."""
         self._write_xml(names)
         self._put("OME", ngff.series_attributes(names, self._version))
         self._put("", ngff.layout_attributes(self._version))
+
+    def put_plate(self, plate: Plate) -> None:
+        """Write the lists of all wells and fields."""
+        for row in {well.row for well in plate.wells}:
+            self._put(row, {})
+        for well in plate.wells:
+            self._put(well.path, ngff.well_attributes(well, self._version))
+        self._put("", ngff.plate_attributes(plate, self._version))
 
     def add_field(self, row: str, column: str, name: str, given: Plate | None) -> None:
         plate = self._group("").plate or Plate()

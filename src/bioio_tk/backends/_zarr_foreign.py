@@ -32,7 +32,7 @@ def foreign(folder: Path, *, begun: bool = False, depth: int = 0) -> Path | None
     begun : bool
         The store may have been interrupted at any moment: groups and arrays may lack documents.
     """
-    entries = list(os.scandir(folder))
+    entries = _entries(folder)
     names = {entry.name for entry in entries}
     if depth > _DEEPEST or not (begun or _DOCUMENTS & names):
         return folder
@@ -73,7 +73,7 @@ def _files(folder: Path) -> Iterator[Path]:
 def _in_chunks(folder: Path, depth: int) -> Path | None:
     if depth > _DEEPEST:
         return folder
-    for entry in os.scandir(folder):
+    for entry in _entries(folder):
         name, path = entry.name, folder / entry.name
         if entry.is_symlink() or not (
             _CHUNK.fullmatch(name)
@@ -88,12 +88,17 @@ def _in_chunks(folder: Path, depth: int) -> Path | None:
 
 
 def _in_ome(folder: Path) -> Path | None:
-    for entry in os.scandir(folder):
+    for entry in _entries(folder):
         name = entry.name
         known = name in _DOCUMENTS | _IGNORED or name == "METADATA.ome.xml" or _PART.fullmatch(name)
         if not known or not _is_file(entry):
             return folder / name
     return None
+
+
+def _entries(folder: Path) -> list[os.DirEntry[str]]:
+    with os.scandir(folder) as entries:
+        return list(entries)
 
 
 def _is_file(entry: os.DirEntry[str]) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -70,12 +71,29 @@ class Tree:
         new = [path for path in wanted if path not in self._nodes]
         if self.store.waits or len(new) > 1:
             keys = [join(path, name) for path in new for name in self._names(path)]
-            found = self.store.get_many(keys)
+            found = self._get_many(keys)
         else:
             found = {}
         for path in new:
             self._nodes[path] = self._load(path, found)
         return {path: self._nodes[path] for path in wanted}
+
+    def _get_many(self, keys: list[str]) -> dict[str, bytes | None]:
+        """Return documents, of which most are not there.
+
+        Servers that do not let everybody list what they have deny what is missing. Where all is
+        denied, the error counts; for chunks it always does.
+        """
+        try:
+            return self.store.get_many(keys)
+        except PermissionError:
+            found: dict[str, bytes | None] = {}
+            for key in keys:
+                with suppress(PermissionError):
+                    found[key] = self.store.get(key)
+            if not any(data is not None for data in found.values()):
+                raise
+            return {key: found.get(key) for key in keys}
 
     def _names(self, path: str) -> tuple[str, ...]:
         """Return the documents that may be there: a store does not mix its formats by level."""

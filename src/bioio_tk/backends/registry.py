@@ -130,11 +130,11 @@ def for_reading(
 
 
 def _folder(path: Path, name: str | None) -> Backend:
-    rows = [row for row in _rows() if row.marks and row.source]
-    for row in rows:
+    marked = (row for row in _rows() if row.marks and row.source)
+    for row in marked:
         if _marked(path, row) or _only_child(path, row) is not None:
             return row if name is None else _named(name)
-    kinds = _list(row.formats for row in rows)
+    kinds = _list(row.formats for row in _rows() if row.marks and row.source)
     raise IsADirectoryError(
         f"{str(path)!r} is a folder; give the path of an image file in it, or of a folder that is "
         f"an image: {kinds}"
@@ -175,11 +175,12 @@ def _remote(url: Url, options: dict[str, Any]) -> Backend:
             if row.marks and any(v is not None for v in store.get_many(row.marks).values()):
                 return row
         head = store.get_range("", 0, _HEAD)
+        where = store.where()
     finally:
         store.close()
     if head is None:
-        raise FileNotFoundError(f"there is nothing at {str(url)!r}")
-    return _by_content(str(url), head)
+        raise FileNotFoundError(f"there is nothing at {where!r}")
+    return _by_content(where, head)
 
 
 def _is_inside(url: Url, row: Backend) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import threading
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
 _TO_KEEP = 1 << 26
 """Bytes of a decoded chunk up to which it is worth keeping for the next request."""
 _MOST_SERIES = 100_000
+_MOST_CHANNELS = 1 << 20
 
 
 class ZarrSource:
@@ -181,6 +183,7 @@ class ZarrSource:
         meta = self._meta(node)
         axes = self._axes(None, meta, path)
         level = _Layer(ZarrArray(self._store, path, meta), axes)
+        self._check_size(level, path)
         spec = ImageSpec(meta.dtype, (level.level,), name=path.rpartition("/")[2])
         return _Image(spec, (level,), path, "")
 
@@ -199,9 +202,10 @@ class ZarrSource:
                 self._notes.append(f"level {dataset.path!r} is listed but not there")
                 continue
             meta = self._meta(node)
-            axes = self._axes(multiscale.axes, meta, path)
+            axes = self._axes(multiscale.axes, meta, path, multiscale.version)
             layers.append((_Layer(ZarrArray(self._store, place, meta), axes), dataset))
         layers = self._ordered(layers, path)
+        self._check_size(layers[0][0], layers[0][0].array.path)
         spec = self._spec(multiscale, group, layers)
         kept = tuple(layer for layer, _ in layers)
         return _Image(self._with_ome(spec, path), kept, path, multiscale.version, multiscale.type)
@@ -210,7 +214,7 @@ class ZarrSource:
         self, layers: list[tuple[_Layer, ngff.Dataset]], path: str
     ) -> list[tuple[_Layer, ngff.Dataset]]:
         """Return the levels, largest first, without those that cannot be of the same image."""
-        ordered = sorted(layers, key=lambda pair: -int(np.prod(pair[0].level.shape, dtype=float)))
+        ordered = sorted(layers, key=lambda pair: -math.prod(pair[0].level.shape[:3]))
         if ordered != layers:
             self._notes.append("the levels are not listed from large to small")
         full = ordered[0][0]
@@ -225,8 +229,23 @@ class ZarrSource:
             if layer.level.shape[3:] != full.level.shape[3:]:
                 self._notes.append(f"{where} has other channels or time points; it is left out")
                 continue
+            if layer is not full and min(layer.level.shape) < 1:
+                self._notes.append(f"{where} has no pixels; it is left out")
+                continue
             kept.append((layer, dataset))
         return kept
+
+    def _check_size(self, layer: _Layer, path: str) -> None:
+        shape, where = layer.level.shape, self._store.where(path)
+        if min(shape) < 1:
+            raise DamagedFileError(
+                f"{where!r} has no pixels: its shape is {layer.array.meta.shape}"
+            )
+        if shape[3] > _MOST_CHANNELS:
+            raise UnsupportedError(
+                f"{where!r} has {shape[3]} channels, up to {_MOST_CHANNELS} can be read; dims= "
+                "tells which axis is which where that was guessed wrong"
+            )
 
     def _spec(
         self,
@@ -259,8 +278,10 @@ class ZarrSource:
         return read_meta(None, node.document, where)
 
     def _axes(
-        self, axes: tuple[ngff.Axis, ...] | None, meta: ArrayMeta, path: str
+        self, axes: tuple[ngff.Axis, ...] | None, meta: ArrayMeta, path: str, version: str = ""
     ) -> ngff.AxisOrder:
+        # before 0.3 an image has the axes TCZYX, which needs no telling
+        told = version in ("0.1", "0.2") and len(meta.shape) == 5
         try:
             return ngff.yxzct(
                 axes,
@@ -268,7 +289,7 @@ class ZarrSource:
                 dims=self._dims,
                 dimension_names=meta.dimension_names,
                 shape=meta.shape,
-                notes=self._notes,
+                notes=None if told else self._notes,
             )
         except (FormatError, UnsupportedError) as exc:
             raise type(exc)(f"{self._store.where(path)!r}: {exc}") from exc

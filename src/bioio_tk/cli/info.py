@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from bioio_tk.cli.text import plural, size
+from bioio_tk.cli.text import STORAGE_OPTION, plural, size
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from bioio_tk.jobs.describe import FileInfo, LevelInfo, SeriesInfo
+    from bioio_tk.jobs.describe import FileInfo, LevelInfo, PlateInfo, SeriesInfo
 
 _MOST_CHANNELS = 12
 
@@ -22,13 +22,27 @@ _MOST_CHANNELS = 12
 @click.command()
 @click.argument("paths", nargs=-1, required=True, metavar="PATH...")
 @click.option("--json", "as_json", is_flag=True, help="Print a JSON list with one object a file.")
+@click.option(
+    "--images",
+    type=click.IntRange(1),
+    help="How many images of a file to show [all of a TIFF, the first 6 of an OME-Zarr].",
+)
+@click.option("--storage-option", "storage_options", **STORAGE_OPTION)
 @click.pass_context
-def command(ctx: click.Context, paths: tuple[str, ...], *, as_json: bool) -> None:
+def command(
+    ctx: click.Context,
+    paths: tuple[str, ...],
+    *,
+    as_json: bool,
+    images: int | None,
+    storage_options: tuple[tuple[str, Any], ...],
+) -> None:
     """Show what is in image files.
 
-    For every image in each PATH (a file, or a pattern such as "*.tif"): size, pixel type,
-    channels, pixel size, resolutions, and how it is stored. A file that cannot be read is
-    reported, and the others are shown all the same; the exit code is then 1.
+    For every image in each PATH (a file, an OME-Zarr folder or zip, a URL, or a pattern such as
+    "*.tif"): size, pixel type, channels, pixel size, resolutions, and how it is stored; for an
+    OME-Zarr also plate and labels. A file that cannot be read is reported, and the others are
+    shown all the same; the exit code is then 1.
     """
     from bioio_tk.api import describe
     from bioio_tk.cli.main import error_text
@@ -38,7 +52,7 @@ def command(ctx: click.Context, paths: tuple[str, ...], *, as_json: bool) -> Non
     failed = False
     for number, path in enumerate(_files(paths)):
         try:
-            info = describe(path)
+            info = describe(path, images=images, storage_options=dict(storage_options))
         except (BioIOError, OSError) as exc:
             if ctx.find_root().params.get("debug"):
                 raise
@@ -66,15 +80,40 @@ def _files(paths: tuple[str, ...]) -> Iterator[str]:
 
 
 def _lines(info: FileInfo) -> Iterator[str]:
-    images = plural(len(info.series), "image")
-    yield f"{info.path}: {images}, {size(info.bytes)} on disk"
+    yield f"{info.path}: {', '.join(_title(info))}"
+    if info.plate is not None:
+        yield f"  {_plate(info.plate)}"
     for series in info.series:
+        place = f" at {series.path}" if info.layout in ("series", "plate", "labels") else ""
         name = f" {series.name!r}" if series.name else ""
-        yield f"  image {series.series}{name}"
+        yield f"  image {series.series}{name}{place}"
         for label, text in _rows(series):
             yield f"    {label:<12}{text}"
+    if info.images > len(info.series):
+        yield f"  and {info.images - len(info.series)} more"
     for note in info.notes:
         yield f"  note: {note}"
+
+
+def _title(info: FileInfo) -> Iterator[str]:
+    """Yield what the whole is: its format and layout, how many images, how large."""
+    if info.layout:
+        first = info.series[0]
+        ngff = f"OME-Zarr {first.ngff_version}" if first.ngff_version else "Zarr"
+        yield f"{ngff} (Zarr {first.zarr_format}), {info.layout}"
+    yield plural(info.images, "image")
+    if info.bytes is not None:
+        files = f" in {plural(info.files, 'file')}" if info.layout and info.files else ""
+        yield f"{size(info.bytes)} on disk{files}"
+    elif "://" not in info.path:
+        yield "more than 10000 files"
+
+
+def _plate(plate: PlateInfo) -> str:
+    name = f" {plate.name!r}" if plate.name else ""
+    rows, columns = plural(len(plate.rows), "row"), plural(len(plate.columns), "column")
+    wells = plural(plate.wells, "well") + " with images"
+    return f"plate{name}: {rows} x {columns}, {wells}, {plural(plate.fields, 'field')} a well"
 
 
 def _rows(series: SeriesInfo) -> Iterator[tuple[str, str]]:
@@ -89,9 +128,34 @@ def _rows(series: SeriesInfo) -> Iterator[tuple[str, str]]:
         names = [channel["name"] or "-" for channel in series.channels[:: series.samples]]
         more = f" and {len(names) - _MOST_CHANNELS} more" if len(names) > _MOST_CHANNELS else ""
         yield "channels", ", ".join(names[:_MOST_CHANNELS]) + more
+    if series.zarr_format is not None:
+        yield from _arrays(series)
+        return
     yield "stored as", _stored(series.levels[0])
     if len(series.levels) > 1:
         yield "levels", ", ".join(f"{v.shape[1]} x {v.shape[0]}" for v in series.levels)
+
+
+def _arrays(series: SeriesInfo) -> Iterator[tuple[str, str]]:
+    """Yield the Zarr arrays of an image, and its labels."""
+    yield "axes", " ".join(series.stored_axes)
+    for number, level in enumerate(series.levels):
+        z = f" x {level.shape[2]}" if level.shape[2] != series.shape[2] else ""
+        shards = f", shards {_sizes(level.shard)}" if level.shard else ""
+        name = level.path.rpartition("/")[2]
+        yield (
+            f"level {number}",
+            f"{level.shape[1]} x {level.shape[0]}{z}"
+            + (f" in {name!r}" if name and name != str(number) else "")
+            + f": chunks {_sizes(level.chunk)}{shards}, {_codec(level)}",
+        )
+    for labels in series.labels:
+        shapes = ", ".join(f"{v.shape[1]} x {v.shape[0]}" for v in labels.levels)
+        yield "labels", f"{labels.name}, {labels.dtype}, {shapes}"
+
+
+def _sizes(sizes: tuple[int, ...] | None) -> str:
+    return " x ".join(map(str, sizes or ()))
 
 
 def _pixel_size(series: SeriesInfo) -> str:
@@ -109,5 +173,8 @@ def _stored(level: LevelInfo) -> str:
     if level.storage == "strips":
         shape = plural(height, "row")
     kind = level.storage or "tiles"
-    codec = "uncompressed" if level.compression in ("none", "") else level.compression
-    return f"{kind} of {shape}, {codec}"
+    return f"{kind} of {shape}, {_codec(level)}"
+
+
+def _codec(level: LevelInfo) -> str:
+    return "uncompressed" if level.compression in ("none", "") else level.compression

@@ -17,8 +17,11 @@ from bioio_tk.errors import BioIOError
 # name -> what it does, in the order of the help; the code is in the module of that name
 _COMMANDS = {
     "info": "Show what is in image files.",
-    "convert": "Convert an image to OME-TIFF, whatever its size.",
+    "convert": "Convert an image to OME-TIFF or OME-Zarr, whatever its size.",
     "thumbnail": "Make a small PNG picture of an image.",
+    "validate": "Check that image files are what their format asks for.",
+    "upgrade": "Bring an OME-Zarr 0.1 to 0.4 to version 0.5.",
+    "finish": "Complete an OME-Zarr that several processes have written.",
     "recover": "Keep what an interrupted write has left.",
     "demo": "Try it all on a large generated image.",
 }

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import re
+from typing import Any
 
 import click
 
@@ -63,3 +65,32 @@ class ByteSize(click.ParamType[int]):
             return int(float(found[1]) * factor)
         except ValueError:
             self.fail(f"{value!r} is no size; write for example 200MB or 2GB", param, ctx)
+
+
+class _KeyValue(click.ParamType[Any]):
+    """KEY=VALUE, the value as JSON where it is."""
+
+    name = "key=value"
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> tuple[str, Any]:
+        """Return key and value."""
+        if isinstance(value, tuple):
+            return value
+        key, sign, text = str(value).partition("=")
+        if not sign or not key:
+            self.fail(f"{value!r}: give KEY=VALUE, for example anon=true", param, ctx)
+        try:
+            return key, json.loads(text)
+        except ValueError:
+            return key, text
+
+
+STORAGE_OPTION: dict[str, Any] = {
+    "type": _KeyValue(),
+    "multiple": True,
+    "metavar": "KEY=VALUE",
+    "help": "For a URL: what fsspec passes to the file system, for example anon=true; the value "
+    "is read as JSON where it is. May be given several times.",
+}

@@ -7,7 +7,7 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, TypeGuard
 
 from bioio_tk.errors import DamagedFileError, UnsupportedError
-from bioio_tk.meta.ngff import AXIS_KINDS, inner_path, yxzct
+from bioio_tk.meta.ngff import AXIS_KINDS, inner_path, usable, yxzct
 from bioio_tk.meta.ngff_write import plain
 
 if TYPE_CHECKING:
@@ -313,7 +313,8 @@ def _steps(old: Any, scale: list[float]) -> list[dict[str, Any]]:
         {"type": kind, kind: step[kind]}
         for step in (old if isinstance(old, list) else [])
         for kind in ("scale", "translation")
-        if isinstance(step, dict) and step.get("type") == kind and len(step[kind]) == len(scale)
+        if isinstance(step, dict) and step.get("type") == kind
+        if usable(step.get(kind), kind, len(scale))
     ]
     if steps and steps[0]["type"] != "scale":
         steps.insert(0, {"type": "scale", "scale": scale})

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 import math
 import os
@@ -22,13 +23,22 @@ from bioio_tk.target import target_for
 from bioio_tk.writer import BioWriter
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
     from bioio_tk.core.plate import Plate
     from bioio_tk.core.region import Shape5
     from bioio_tk.engine.copy import Progress
 
-_SHARED_BY_LABELS = ("tile_size", "pyramid", "ngff_version", "chunks", "shards", "pyramid_z")
+_FOR_LABELS = (
+    "compression",
+    "compression_level",
+    "tile_size",
+    "pyramid",
+    "ngff_version",
+    "chunks",
+    "shards",
+    "pyramid_z",
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -163,28 +173,27 @@ def convert(  # noqa: PLR0913 (a face: every option by its name)
     """
     workers = check_workers(max_workers)
     target = locate(dst)
-    options = {
-        "compression": compression,
-        "compression_level": compression_level,
-        "predictor": predictor,
-        "tile_size": tile_size,
-        "pyramid": pyramid,
-        "downsample": downsample,
-        "cast": cast or ("exact" if dtype is not None else None),
-        "overwrite": overwrite,
-        "ngff_version": ngff_version,
-        "chunks": chunks,
-        "shards": shards,
-        "pyramid_z": pyramid_z,
-        "group": group,
-        "storage_options": storage_options,
-        **({} if dtype is None else {"dtype": dtype}),
-    }
+    options = _writer_options(
+        compression=compression,
+        compression_level=compression_level,
+        predictor=predictor,
+        tile_size=tile_size,
+        pyramid=pyramid,
+        downsample=downsample,
+        dtype=dtype,
+        cast=cast,
+        overwrite=overwrite,
+        ngff_version=ngff_version,
+        chunks=chunks,
+        shards=shards,
+        pyramid_z=pyramid_z,
+        group=group,
+        storage_options=storage_options,
+    )
     reader, mine = _open(src, series, level, workers, storage_options)
     try:
-        _check_apart(reader.path, target)
-        tally = _Tally(progress, 1)
-        report = _convert(reader, target, options, labels=labels, tally=tally)
+        _check_apart(reader.path, target, inside=bool(group))
+        report = _convert(reader, target, options, labels=labels, progress=progress)
         return replace(
             report,
             bytes_in=bytes_on_disk(reader.path),
@@ -227,6 +236,7 @@ def convert_series(
         Something is at one of the places already; nothing was converted.
     """
     options.pop("series", None)
+    inspect.signature(convert).bind(src, dst, **options)  # raises for a keyword it does not have
     target = locate(dst)
     storage = options.get("storage_options")
     with BioReader(src, 1, storage_options=_remote_only(src, storage)) as reader:
@@ -246,6 +256,87 @@ def convert_series(
         convert(src, path, series=number, **options, progress=tally.one())
         for number, path in enumerate(targets)
     ]
+
+
+def _convert_collection(  # noqa: PLR0913
+    src: Any,
+    target: Location,
+    tally: _Tally,
+    *,
+    level: int | None = None,
+    labels: bool = True,
+    overwrite: bool = False,
+    group: str = "",
+    storage_options: dict[str, Any] | None = None,
+    max_workers: int | None = None,
+    **given: Any,
+) -> list[ConvertReport]:
+    """Convert all images of a file into one OME-Zarr."""
+    from bioio_tk.backends._zarr_collection import register_all
+
+    if group:
+        raise SpecError(f"group={group!r} is for one image: all of them make a store of their own")
+    if isinstance(target, Url):
+        raise UnsupportedError(
+            f"{str(target)!r} is a URL, and only single images are written to a server: convert "
+            "to a folder here and upload that"
+        )
+    workers = check_workers(max_workers)
+    version = str(given.get("ngff_version") or "0.5")
+    options = _writer_options(**given, backend="zarr")
+    row = registry.for_writing(target)
+    sink: Any = registry.load_sink(row)
+    remote = _remote_only(src, storage_options)
+    with BioReader(src, workers, storage_options=remote) as reader:
+        _check_apart(reader.path, target)
+        plate = _plate(reader, version)
+        groups = list(map(str, range(reader.n_series))) if plate is None else list(plate.paths)
+        bytes_in = bytes_on_disk(reader.path)
+        place = target_for(target, row, sink, overwrite=overwrite, storage_options={})
+        place.open()
+        try:
+            reports = []
+            for number, name in enumerate(groups):
+                reader._choose(number, level or 0)  # noqa: SLF001 (opening a plate costs a look at each well)
+                folder = Path(place.partial) / name
+                folder.parent.mkdir(parents=True, exist_ok=True)
+                report = _convert(reader, folder, options, labels=labels, progress=tally.one())
+                size = bytes_on_disk(folder)
+                reports.append(
+                    replace(
+                        report, target=str(target), group=name, bytes_in=bytes_in, bytes_out=size
+                    )
+                )
+            register_all(Path(place.partial), groups, version=version, plate=plate)
+        except BaseException:
+            place.abort()
+            raise
+        _commit(place)
+    return reports
+
+
+def _commit(place: Any) -> None:
+    try:
+        place.commit()
+    except TargetExistsError:
+        place.leave()  # all of it is complete, and the message says where it is
+        raise
+    except BaseException:
+        place.abort()
+        raise
+
+
+def _plate(reader: BioReader, version: str) -> Plate | None:
+    """Return the plate to write, without the wells no image was taken in."""
+    if reader.plate is None:
+        return None
+    from bioio_tk.meta import ngff
+
+    plate = replace(reader.plate, wells=tuple(w for w in reader.plate.wells if w.fields))
+    ngff.plate_attributes(plate, version)  # raises now, and not after hours, for a bad name
+    for well in plate.wells:
+        ngff.well_attributes(well, version)
+    return plate
 
 
 def series_path(path: Path, number: int) -> Path:
@@ -269,7 +360,15 @@ def bytes_on_disk(location: Location) -> int:
         return 0
     if not location.is_dir():
         return location.stat().st_size
-    return sum(path.stat().st_size for path in location.rglob("*") if path.is_file())
+    return sum(file_sizes(location))
+
+
+def file_sizes(folder: Path) -> Iterator[int]:
+    """Yield the size of each file under a folder."""
+    for place, _, names in os.walk(folder):
+        for name in names:
+            with suppress(FileNotFoundError):
+                yield os.lstat(os.path.join(place, name)).st_size  # noqa: PTH118 (there are many)
 
 
 def peak_rss() -> int | None:
@@ -297,7 +396,7 @@ def _open(
 ) -> tuple[BioReader, bool]:
     """Return a reader, and whether it is ours to close."""
     if not isinstance(src, BioReader):
-        options = storage_options if isinstance(locate(src), Url) else None
+        options = _remote_only(src, storage_options)
         reader = BioReader(
             src, workers, series=series or 0, level=level or 0, storage_options=options
         )
@@ -310,15 +409,237 @@ def _open(
     return src, False
 
 
-def _check_apart(source: Location, target: Location) -> None:
+def _remote_only(src: Any, storage_options: dict[str, Any] | None) -> dict[str, Any] | None:
+    """Return the options for the source: a file of this machine takes none."""
+    return storage_options if isinstance(locate(src), Url) else None
+
+
+def _check_apart(source: Location, target: Location, *, inside: bool = False) -> None:
     with suppress(OSError):
         same = source == target
         if isinstance(source, Path) and isinstance(target, Path):
             same = source.samefile(target)
+            if not inside and target.resolve() in source.resolve().parents:
+                raise SpecError(
+                    f"{str(source)!r} lies inside {str(target)!r}, which would be replaced: give "
+                    "the new image another name"
+                )
         if same:
             raise SpecError(
                 f"{str(target)!r} is the source itself: give the new image another name"
             )
+
+
+def _writer_options(
+    *, pyramid: bool | int = True, dtype: Any = None, cast: str | None = None, **more: Any
+) -> dict[str, Any]:
+    """Return the keywords for `BioWriter`."""
+    options = {"pyramid": pyramid, "cast": cast, **more}
+    if dtype is not None:
+        options.update(dtype=dtype, cast=cast or "exact")
+    return options
+
+
+def _convert(
+    reader: BioReader,
+    target: Location,
+    options: dict[str, Any],
+    *,
+    labels: bool,
+    progress: Progress | None,
+) -> ConvertReport:
+    """Convert the open image and its labels."""
+    began = time.perf_counter()
+    workers = reader.max_workers
+    nbytes = _pixel_bytes(reader)
+    with ExitStack() as stack:
+        found: dict[str, BioReader] = {}
+        notes: list[str] = []
+        if labels:
+            found = _labels(reader, target, options, stack, notes)
+        total = nbytes + sum(map(_pixel_bytes, found.values()))
+        writer = BioWriter(target, workers, like=reader, **options)
+        if found:
+            told = _part(progress, nbytes, total)
+
+            def add_labels() -> None:
+                _copy_labels(found, writer._target.partial, options, workers, told)  # noqa: SLF001
+
+            writer._target = _Filled(writer._target, add_labels)  # noqa: SLF001
+        levels = _pump(reader, writer, workers, _part(progress, 0, total))
+    return ConvertReport(
+        source=str(reader.path),
+        target=str(target),
+        series=reader.series,
+        shape=reader.shape,
+        dtype=writer.dtype.name,
+        levels=levels,
+        bytes_in=0,
+        bytes_out=0,
+        pixel_bytes=nbytes,
+        seconds=time.perf_counter() - began,
+        peak_rss=peak_rss(),
+        notes=tuple(notes),
+        group=str(options.get("group") or ""),
+        labels=tuple(found),
+    )
+
+
+def _pixel_bytes(reader: BioReader) -> int:
+    return math.prod(reader.shape) * reader.dtype.itemsize
+
+
+class _Tally:
+    """Tells of several images as of one task.
+
+    How large all are is only known at the last one: opening thousands of fields just to add their
+    sizes up would take longer than a small plate. Until then those to come count as the present.
+    """
+
+    def __init__(self, progress: Progress | None, count: int) -> None:
+        self._progress = progress
+        self._left = count
+        self._before = self._size = 0
+
+    def one(self) -> Progress | None:
+        """Return what to call for the next image."""
+        self._before += self._size
+        self._size = 0
+        self._left -= 1
+        return None if self._progress is None else self._tell
+
+    def _tell(self, done: int, total: int) -> None:
+        assert self._progress is not None
+        self._size = total
+        self._progress(self._before + done, self._before + total * (1 + self._left))
+
+
+def _part(progress: Progress | None, before: int, total: int) -> Progress | None:
+    """Return what to call for a part of a task of which so many bytes are done before."""
+    if progress is None:
+        return None
+
+    def tell(done: int, _: int) -> None:
+        progress(before + done, total)
+
+    return tell
+
+
+# -- labels ---------------------------------------------------------------------------------------
+
+
+class _Filled:
+    """A target into which something more is put before it goes to its place."""
+
+    def __init__(self, target: Any, fill: Callable[[], None]) -> None:
+        self._target = target
+        self._fill = fill
+
+    def commit(self) -> None:
+        self._fill()
+        self._target.commit()
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._target, name)
+
+
+def _labels(
+    reader: BioReader,
+    target: Location,
+    options: dict[str, Any],
+    stack: ExitStack,
+    notes: list[str],
+) -> dict[str, BioReader]:
+    """Return the label images to copy, open; add what is left out to the notes."""
+    names = list(reader.labels)
+    if not names:
+        return {}
+    row = registry.for_writing(target, options.get("backend"))
+    if not row.marks or isinstance(target, Url):
+        why = "only OME-Zarr keeps them" if not row.marks else "they cannot be sent to a server"
+        notes.append(f"labels were not copied ({', '.join(names)}): {why}")
+        return {}
+    found = {}
+    for name in names:
+        labels = stack.enter_context(reader.labels[name])
+        why = _unfit(name, labels, reader.level)
+        if why:
+            notes.append(f"labels {name!r} were not copied: {why}")
+            continue
+        labels._choose(0, reader.level)  # noqa: SLF001
+        found[name] = labels
+    return found
+
+
+def _unfit(name: str, labels: BioReader, level: int) -> str:
+    """Return why labels cannot be copied, "" where they can."""
+    if labels.dtype.kind not in "iub":
+        return f"labels are whole numbers, and these are {labels.dtype}"
+    if labels.levels <= level:
+        return f"they have no level {level}"
+    return "" if "/" not in name and not name.startswith(".") else "their name fits no folder"
+
+
+def _copy_labels(
+    found: dict[str, BioReader],
+    image: Path,
+    options: dict[str, Any],
+    workers: int,
+    progress: Progress | None,
+) -> None:
+    """Add labels to an image that is complete but for them."""
+    shared = {name: options[name] for name in _FOR_LABELS if name in options}
+    method = "mode" if options.get("downsample") == "mode" else "nearest"
+    before = 0
+
+    def tell(done: int, total: int) -> None:
+        if progress is not None:
+            progress(before + done, total)
+
+    for name, labels in found.items():
+        writer = BioWriter(
+            image,
+            workers,
+            "zarr",
+            like=labels,
+            downsample=method,
+            group=f"labels/{name}",
+            label=_colors_and_properties(labels),
+            **shared,
+        )
+        _pump(labels, writer, workers, tell)
+        before += _pixel_bytes(labels)
+
+
+def _colors_and_properties(labels: BioReader) -> dict[str, Any]:
+    """Return what an OME-Zarr says of single labels, as `BioWriter` takes it."""
+    from bioio_tk.backends._zarr_tree import Tree, open_store
+    from bioio_tk.meta import ngff
+
+    place = registry.resolve(labels.path, labels._backend)  # noqa: SLF001
+    store, root = open_store(place, labels._options)  # noqa: SLF001
+    try:
+        node = Tree(store).node(root)
+        attributes = {} if node is None else node.attributes
+        said = ngff.read_group(attributes, store.where(root)).image_label or {}
+    finally:
+        store.close()
+    found: dict[str, Any] = {"colors": {}, "properties": {}}
+    for key, entries in found.items():
+        given = said.get(key)
+        for entry in given if isinstance(given, list) else ():
+            value = entry.get("label-value") if isinstance(entry, dict) else None
+            if not isinstance(value, int):
+                continue
+            if key == "properties":
+                entries[value] = {k: v for k, v in entry.items() if k != "label-value"}
+            elif isinstance(entry.get("rgba"), list) and _is_rgba(entry["rgba"]):
+                entries[value] = tuple(entry["rgba"])
+    return found
+
+
+def _is_rgba(values: list[Any]) -> bool:
+    return len(values) == 4 and all(isinstance(v, int) and 0 <= v <= 255 for v in values)
 
 
 def _pump(reader: BioReader, writer: BioWriter, workers: int, progress: Progress | None) -> int:

@@ -4,20 +4,31 @@ from __future__ import annotations
 
 import math
 from dataclasses import asdict, dataclass
+from itertools import islice
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bioio_tk.backends import registry
+from bioio_tk.backends.base import OpenOptions
+from bioio_tk.core.location import locate
 from bioio_tk.core.region import AXES
 from bioio_tk.core.units import convert_length
 from bioio_tk.errors import SpecError
-from bioio_tk.reader import check_path
+from bioio_tk.jobs.convert import file_sizes
 
 if TYPE_CHECKING:
     import os
 
     from bioio_tk.backends.base import Source
+    from bioio_tk.core.location import Location
+    from bioio_tk.core.plate import Plate
     from bioio_tk.core.region import Shape5
     from bioio_tk.core.spec import ImageSpec, Quantity
+
+_MOST_IMAGES = 6
+"""Images of a store that are looked at: a plate has thousands."""
+_MOST_FILES = 10_000
+"""Files of a folder that are counted: there may be millions."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,12 +45,38 @@ class LevelInfo:
         Height and width of a tile or strip.
     compression : str
         Name of the codec.
+    path : str
+        Of a Zarr array: where it lies in the store.
+    chunk, shard : tuple of int or None
+        Size of the chunks and shards of a Zarr array along its own axes; None where there are none.
     """
 
     shape: Shape5
     storage: str
     tile: tuple[int, int]
     compression: str
+    path: str = ""
+    chunk: tuple[int, ...] | None = None
+    shard: tuple[int, ...] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class LabelInfo:
+    """The label image of an image.
+
+    Attributes
+    ----------
+    name : str
+        Its name.
+    dtype : str
+        Pixel type.
+    levels : tuple of LevelInfo
+        Full resolution first.
+    """
+
+    name: str
+    dtype: str
+    levels: tuple[LevelInfo, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +103,16 @@ class SeriesInfo:
         Time between two time points.
     pixel_bytes : int
         Size of the full resolution, uncompressed.
+    path : str
+        Where it lies in a store, ``"A/1/0"``; "" for the root and for TIFF.
+    stored_axes : str
+        The axes of a Zarr array, ``"tczyx"``.
+    ngff_version : str
+        "" where there are no metadata of OME-Zarr.
+    zarr_format : int or None
+        2 or 3.
+    labels : tuple of LabelInfo
+        Its label images.
     """
 
     series: int
@@ -77,6 +124,11 @@ class SeriesInfo:
     pixel_size: dict[str, Quantity | None]
     time_increment: Quantity | None
     pixel_bytes: int
+    path: str = ""
+    stored_axes: str = ""
+    ngff_version: str = ""
+    zarr_format: int | None = None
+    labels: tuple[LabelInfo, ...] = ()
 
     @property
     def shape(self) -> Shape5:
@@ -96,28 +148,64 @@ class SeriesInfo:
 
 
 @dataclass(frozen=True, slots=True)
+class PlateInfo:
+    """A plate.
+
+    Attributes
+    ----------
+    name : str
+        "" for one without.
+    rows, columns : tuple of str
+        Their names.
+    wells : int
+        Wells with images.
+    fields : int
+        Most images of a well.
+    """
+
+    name: str
+    rows: tuple[str, ...]
+    columns: tuple[str, ...]
+    wells: int
+    fields: int
+
+
+@dataclass(frozen=True, slots=True)
 class FileInfo:
     """What is in a file.
 
     Attributes
     ----------
     path : str
-        The file.
+        The file, the folder, or its URL.
     backend : str
         What reads it.
-    bytes : int
-        Size on disk.
+    bytes : int or None
+        Size on disk; None where only a server knows, and for a folder of very many files.
     series : tuple of SeriesInfo
-        Its images.
+        Its images; of a store with many only the first few, see `images`.
     notes : tuple of str
         What is wrong in it and how it was understood all the same.
+    layout : str
+        Of a store: ``"image"``, ``"series"``, ``"plate"``, ``"labels"``, ``"array"`` or
+        ``"arrays"``; "" for a file.
+    images : int
+        How many images there are.
+    files : int or None
+        How many files a folder has, None where that was not counted to the end.
+    plate : PlateInfo or None
+        The plate the images were taken in.
     """
 
     path: str
     backend: str
-    bytes: int
+    bytes: int | None
     series: tuple[SeriesInfo, ...]
     notes: tuple[str, ...]
+    layout: str = ""
+    images: int = 0
+    files: int | None = None
+    plate: PlateInfo | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain numbers, texts, lists and dicts, as JSON takes them."""
@@ -128,48 +216,121 @@ class FileInfo:
         return found
 
 
-def describe(path: str | os.PathLike[str]) -> FileInfo:
+def describe(
+    path: str | os.PathLike[str],
+    *,
+    images: int | None = None,
+    storage_options: dict[str, Any] | None = None,
+) -> FileInfo:
     """Return what is in an image file, without reading pixels.
 
     Parameters
     ----------
     path : str or Path
-        The file.
+        The file or folder, or its URL.
+    images : int, optional
+        How many images to look at. By default all of a TIFF, and the first six of an OME-Zarr: a
+        plate has thousands.
+    storage_options : dict, optional
+        For a URL: what fsspec passes to the file system.
 
     Returns
     -------
     FileInfo
         Its series, with levels, channels, pixel sizes and how they are stored.
     """
-    place = check_path(path)
-    row = registry.for_reading(place)
-    source = registry.load_source(row)(place)
+    place = locate(path)
+    options = OpenOptions(storage_options=dict(storage_options or {}))
+    row = registry.for_reading(place, None, options.storage_options)
+    place = registry.resolve(place, row)
+    source: Any = registry.load_source(row)(place, options)
     try:
+        layout = _layout(source, place)
+        count = len(source.images)
+        most = images if images is not None else _MOST_IMAGES if layout else count
+        series = tuple(_series(source, n, place, options) for n in range(min(most, count)))
+        size, files = _on_disk(place)
         return FileInfo(
             path=str(path),
             backend=row.name,
-            bytes=place.stat().st_size,
-            series=tuple(_series(source, n, spec) for n, spec in enumerate(source.images)),
+            bytes=size,
+            series=series,
             notes=tuple(source.notes),
+            layout=layout,
+            images=count,
+            files=files,
+            plate=_plate(getattr(source, "plate", None)),
         )
     finally:
         source.close()
 
 
-def _series(source: Source, number: int, spec: ImageSpec) -> SeriesInfo:
+def _layout(source: Any, place: Location) -> str:
+    if not hasattr(source, "tree"):
+        return ""
+    layout = str(source.tree()["layout"])
+    return "labels" if layout == "series" and place.name == "labels" else layout
+
+
+def _plate(plate: Plate | None) -> PlateInfo | None:
+    if plate is None:
+        return None
+    fields = [len(well.fields) for well in plate.wells if well.fields]
+    return PlateInfo(plate.name, plate.rows, plate.columns, len(fields), max(fields, default=0))
+
+
+def _on_disk(place: Location) -> tuple[int | None, int | None]:
+    """Return bytes and number of files, each None where that is not known quickly."""
+    if not isinstance(place, Path):
+        return None, None
+    if not place.is_dir():
+        return place.stat().st_size, 1
+    sizes = list(islice(file_sizes(place), _MOST_FILES + 1))
+    return (None, None) if len(sizes) > _MOST_FILES else (sum(sizes), len(sizes))
+
+
+def _series(source: Any, number: int, place: Location, options: OpenOptions) -> SeriesInfo:
+    spec: ImageSpec = source.images[number]
     channels = [{"name": channel.name, "color": channel.color} for channel in spec.channels]
     size = spec.physical_size
+    details = source.details(number, 0)
     return SeriesInfo(
         series=number,
         name=spec.name,
         dtype=spec.dtype.name,
         samples=spec.samples,
-        levels=tuple(_level(source, number, level, spec) for level in range(len(spec.levels))),
+        levels=_levels(source, number, spec),
         channels=tuple(channels or [{"name": None, "color": None}] * spec.shape[3]),
         pixel_size={"x": size.x, "y": size.y, "z": size.z},
         time_increment=spec.time_increment,
         pixel_bytes=math.prod(spec.shape) * spec.dtype.itemsize,
+        path=str(details.get("path", "")).rpartition("/")[0],
+        stored_axes=str(details.get("axes", "")),
+        ngff_version=str(details.get("ngff_version", "")),
+        zarr_format=details.get("zarr_format"),
+        labels=_labels(source, number, place, options),
     )
+
+
+def _labels(
+    source: Any, number: int, place: Location, options: OpenOptions
+) -> tuple[LabelInfo, ...]:
+    """Return the label images of an image."""
+    if not hasattr(source, "labels"):
+        return ()
+    found = []
+    for name, group in source.labels(number).items():
+        labels = type(source)(place, OpenOptions(None, group, options.storage_options))
+        try:
+            spec = labels.images[0]
+            found.append(LabelInfo(name, spec.dtype.name, _levels(labels, 0, spec)))
+        finally:
+            labels.close()
+    return tuple(found)
+
+
+def _levels(source: Source, number: int, spec: ImageSpec) -> tuple[LevelInfo, ...]:
+    return tuple(_level(source, number, level, spec) for level in range(len(spec.levels)))
 
 
 def _level(source: Source, number: int, level: int, spec: ImageSpec) -> LevelInfo:
@@ -180,4 +341,7 @@ def _level(source: Source, number: int, level: int, spec: ImageSpec) -> LevelInf
         storage=str(details.get("storage", "")),
         tile=(int(height), int(width)),
         compression=str(details.get("compression", "")).removeprefix("adobe_"),
+        path=str(details.get("path", "")),
+        chunk=details.get("chunk"),
+        shard=details.get("shard"),
     )

@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 
 _OLD = (".zmetadata", ".zgroup", ".zarray", ".zattrs")
 _NEW = "zarr.json"
+_DEEPEST = 3
+"""How far below the root of its store an image lies: row, column, field of a plate."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,9 +146,11 @@ def _root(path: str | os.PathLike[str], to: str) -> Path:
         raise UnsupportedError(
             f"{str(root)!r} is no folder: unpack a zip first, or write a new one with convert"
         )
-    above = root.absolute().parent
-    if (above / ".zgroup").is_file():
-        raise SpecError(f"{str(root)!r} is a part of the store {str(above)!r}: upgrade that one")
+    for above in root.absolute().parents[:_DEEPEST]:
+        if (above / ".zgroup").is_file():
+            raise SpecError(
+                f"{str(root)!r} is a part of the store {str(above)!r}: upgrade that one"
+            )
     return root
 
 

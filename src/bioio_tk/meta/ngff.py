@@ -19,10 +19,10 @@ from bioio_tk.meta.ngff_read import (
     Group,
     Multiscale,
     Window,
-    complete,
     fit_channels,
     inner_path,
     read_group,
+    usable,
 )
 from bioio_tk.meta.ngff_write import (
     WRITABLE_VERSIONS,
@@ -46,7 +46,6 @@ __all__ = [
     "Multiscale",
     "Sizes",
     "Window",
-    "complete",
     "fit_channels",
     "image_attributes",
     "inner_path",
@@ -60,6 +59,7 @@ __all__ = [
     "series_attributes",
     "unit_symbol",
     "unit_word",
+    "usable",
     "well_attributes",
     "yxzct",
 ]

@@ -5,16 +5,13 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, NamedTuple
+from dataclasses import dataclass
+from typing import Any, NamedTuple, TypeGuard
 
 from bioio_tk.core.plate import Acquisition, Field, Plate, Well
-from bioio_tk.core.spec import Channel, ImageSpec, PhysicalSize
+from bioio_tk.core.spec import Channel
 from bioio_tk.errors import DamagedFileError, FormatError, UnsupportedError
 from bioio_tk.meta.ngff_axes import AXIS_KINDS, NAMES, Axis, unit_symbol
-
-if TYPE_CHECKING:
-    from bioio_tk.meta.ome import OmeImage
 
 VERSIONS = ("0.1", "0.2", "0.3", "0.4", "0.5")
 """What can be read; 0.4 and 0.5 can be written."""
@@ -183,24 +180,12 @@ def fit_channels(channels: Sequence[Channel], count: int) -> tuple[Channel, ...]
     return (*channels[:count], *[Channel()] * (count - len(channels)))
 
 
-def complete(spec: ImageSpec, ome: OmeImage) -> ImageSpec:
-    """Return `spec` with what it does not know taken from OME-XML: name, channels, sizes."""
-
-    def either(own: PhysicalSize, other: PhysicalSize) -> PhysicalSize:
-        return PhysicalSize(*(a or b for a, b in zip(own, other, strict=True)))
-
-    named = [Channel(c.name, c.color) for c in ome.channels for _ in range(c.samples)]
-    known = spec.channels or (Channel(),) * len(named)
-    channels = tuple(
-        Channel(own.name if own.name is not None else other.name, own.color or other.color)
-        for own, other in zip(known, named, strict=False)
-    )
-    return replace(
-        spec,
-        name=spec.name or ome.name,
-        channels=channels if len(named) == spec.shape[3] else spec.channels,
-        physical_size=either(spec.physical_size, ome.physical_size),
-        time_increment=spec.time_increment or ome.time_increment,
+def usable(values: Any, kind: str, count: int | None) -> TypeGuard[list[float]]:
+    """Return whether these are the numbers of a "scale" or a "translation" of `count` axes."""
+    return (
+        isinstance(values, list)
+        and all(_finite(v) and (kind != "scale" or v > 0) for v in values)
+        and (count is None or len(values) == count)
     )
 
 
@@ -402,14 +387,11 @@ class _Reader:
         self, entry: Mapping[str, Any], kind: str, axes: tuple[Axis, ...] | None
     ) -> tuple[float, ...] | None:
         values = entry.get(kind)
-        if not isinstance(values, list) or not all(_finite(v) for v in values):
-            self.note(f"a {kind} that is no list of numbers was ignored: {values!r:.60}")
-        elif axes is not None and len(values) != len(axes):
-            self.note(f"a {kind} with {len(values)} numbers for {len(axes)} axes was ignored")
-        elif kind == "scale" and min(values, default=1) <= 0:
-            self.note(f"a scale that is not above 0 was ignored: {values!r:.60}")
-        else:
+        if usable(values, kind, None if axes is None else len(axes)):
             return tuple(float(v) for v in values)
+        asked = "numbers" if axes is None else f"{len(axes)} numbers"
+        above = " above 0" if kind == "scale" else ""
+        self.note(f"a {kind} was ignored, it is not a list of {asked}{above}: {values!r:.60}")
         return None
 
     def omero(self, omero: Any) -> tuple[tuple[Channel, ...], tuple[Window | None, ...]]:
