@@ -357,6 +357,37 @@ def test_transformations_0_5_has_no_words_for(tmp_path):
     assert steps == [one]
 
 
+@pytest.mark.parametrize(
+    "values", [None, "x", [1, 1], [1, 2, "2"], [1, 0, 1], [1, 2, float("inf")]]
+)
+def test_a_scale_that_is_none_is_made_from_the_sizes(tmp_path, values):
+    path = tmp_path / "im.ome.zarr"
+    image(root := new_store(path))
+    entry = multiscales()[0]
+    entry["datasets"][1]["coordinateTransformations"] = [{"type": "scale", "scale": values}]
+    root.attrs["multiscales"] = [entry]
+    report = upgrade(path)
+    assert any("scale was ignored" in note for note in report.notes)
+    found = attributes(path)
+    check_image(found)
+    (step,) = found["ome"]["multiscales"][0]["datasets"][1]["coordinateTransformations"]
+    assert step == {"type": "scale", "scale": [1, 2, 2]}
+
+
+@pytest.mark.parametrize(
+    ("key", "value"), [("cname", float("inf")), ("clevel", -1), ("shuffle", 7)]
+)
+def test_settings_only_a_writer_needs(tmp_path, key, value):
+    path = tmp_path / "im.ome.zarr"
+    levels = image(new_store(path), compressors=numcodecs.Blosc("lz4", 5, 1))
+    document = json.loads((path / "0" / ".zarray").read_text())
+    document["compressor"][key] = value
+    (path / "0" / ".zarray").write_text(json.dumps(document))
+    upgrade(path)
+    np.testing.assert_array_equal(tensorstore(path / "0"), levels[0])
+    np.testing.assert_array_equal(zarr.open_group(path, mode="r")["0"][...], levels[0])
+
+
 def test_only_saying_it(tmp_path):
     path = tmp_path / "im.ome.zarr"
     image(new_store(path))

@@ -315,6 +315,15 @@ def test_a_damaged_chunk_needs_the_pixels(store):
     assert "(1, 2, 3)" in problem.message
 
 
+def test_no_metadata_where_some_should_be(tmp_path):
+    store = Store(tmp_path / "x.ome.zarr", "0.5")
+    store.plate()
+    store.change("A/1/0", lambda d: d["attributes"].update(ome=None))
+    (problem,) = [p for p in validate(store.path).problems if p.severity == "error"]
+    assert problem.where == "A/1/0"
+    assert "multiscales" in problem.message
+
+
 @given(st.data())
 def test_whatever_stands_there_is_reported(tmp_path_factory, data):
     """Never an exception, and nothing odd passes for what it is not."""

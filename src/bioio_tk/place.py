@@ -79,14 +79,20 @@ class Place:
 
     def leftover(self, sink: Any, *, shared: bool) -> FolderTarget:
         """Return the target of an image that was laid out before."""
-        if isinstance(self._location, Url) or self._group:
+        return FolderTarget(
+            self.shared_path(), overwrite=False, leftover=True, foreign=sink.foreign, shared=shared
+        )
+
+    def shared_path(self) -> Path:
+        """Return the folder of an image that several processes write, where they can."""
+        location = self._location
+        packed = location.name.lower().endswith(self._backend.packed)
+        if isinstance(location, Url) or self._group or packed:
             raise UnsupportedError(
                 "several processes can write one OME-Zarr in a folder of this machine or network, "
-                "not on a server and not in a group"
+                "not on a server, not in a group and not in a packed store"
             )
-        return FolderTarget(
-            self._location, overwrite=False, leftover=True, foreign=sink.foreign, shared=shared
-        )
+        return location
 
     def register(self, sink: Any, version: str | None) -> None:
         """List the finished image in its store, where it is one of several."""

@@ -198,6 +198,8 @@ class BioWriter(BioBase):
         if self._mode == "r+":
             self._join(place)
             return
+        if self._mode == "create":
+            place.shared_path()
         self._check()
         self._place = place
         self._target: Any = place.target(

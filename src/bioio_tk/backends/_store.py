@@ -136,7 +136,7 @@ class FolderStore:
     def names(self, prefix: str = "") -> list[str]:
         try:
             return sorted(os.listdir(self._prefix + prefix))  # noqa: PTH208
-        except (FileNotFoundError, NotADirectoryError):
+        except (FileNotFoundError, NotADirectoryError, ValueError):
             return []
 
     def put(self, key: str, value: Any) -> None:
@@ -205,6 +205,8 @@ class FolderStore:
             if self._folder >= 0:
                 return os.open(key or ".", os.O_RDONLY | BINARY, dir_fd=self._folder)
             return os.open(self._prefix + key, os.O_RDONLY | BINARY)
+        except ValueError:  # no file can have such a name: a zero byte, half a character
+            return None
         except (FileNotFoundError, NotADirectoryError):
             if self._folder >= 0 and not self._in_place():
                 raise FileNotFoundError(

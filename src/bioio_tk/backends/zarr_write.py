@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 import tempfile
 from dataclasses import replace
-from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, TypeAlias
 
@@ -162,6 +161,29 @@ class ZarrSink:
 
         register(root, group, version=version, plate=plate)
 
+    @staticmethod
+    def stored(path: Path) -> list[NDArray[np.bool_]]:
+        """Return for each level which chunks a folder has that was left unfinished.
+
+        Each is a table of planes x chunks; planes follow each other along Z, then C, then T,
+        chunks along X, then Y.
+        """
+        from bioio_tk.backends._zarr_stored import stored_chunks
+
+        return stored_chunks(path)
+
+    @staticmethod
+    def fill_up(path: Path) -> None:
+        """Do what `finish` would have done for such a folder; what is not whole is removed."""
+        from bioio_tk.backends._zarr_stored import drop_unfinished
+
+        drop_unfinished(path)
+        sink = ZarrSink.reopen(path, shared=False)
+        try:
+            sink.finish()
+        finally:
+            sink.close()
+
     @property
     def downsample(self) -> str:
         """How the smaller levels are made."""
@@ -262,16 +284,31 @@ class ZarrSink:
             y, x = (max(1, n // _SAMPLE) for n in tile.shape[:2])
             self._samples[key] = tile[::y, ::x].copy()
 
+    def _sample_stored(self) -> None:
+        """Sample the same pixels where others have written them."""
+        rows, columns, planes, channels, times = self._counts
+        grid, any_stored = self.images[0].levels[0].grid, False
+        for n in range(0, rows * columns * planes * times, self._every):
+            rest, kx = divmod(n, columns)
+            rest, ky = divmod(rest, rows)
+            kt, kz = divmod(rest, planes)
+            for kc in range(channels):
+                key = (ky, kx, kz, kc, kt)
+                tile = self.load_tile(Address(0, 0, key))
+                if tile is None:
+                    tile = np.zeros(grid.tile_shape(key), self.images[0].dtype)
+                else:
+                    any_stored = True
+                self._sample(key, tile)
+        if not any_stored:
+            self._samples.clear()
+
     def _measured(self) -> list[Window | None]:
         """Return range and shown range of each channel, as the sampled pixels have them."""
         spec = self.images[0]
         grid = spec.levels[0].grid
-        if not self._samples:  # written by others
-            last = len(spec.levels) - 1
-            grid = spec.levels[last].grid
-            keys = list(islice(grid.keys(), _SAMPLED_TILES))
-            found = {key: self.load_tile(Address(0, last, key)) for key in keys}
-            self._samples = {key: tile for key, tile in found.items() if tile is not None}
+        if not self._samples:
+            self._sample_stored()
         values: list[list[NDArray[Any]]] = [[] for _ in range(spec.shape[3])]
         for key, tile in self._samples.items():
             first = grid.region(key).start[3]

@@ -24,8 +24,9 @@ _MOST = 8
 def command(path: str, *, overwrite: bool, dry_run: bool, as_json: bool) -> None:
     """Keep what an interrupted write has left.
 
-    PATH is the file that was to be written, or the file with .partial at the end of its name
-    that was left. It is moved to its place; what was not yet written reads as 0.
+    PATH is the file or OME-Zarr that was to be written, or what was left, with .partial at the
+    end of its name. It is moved to its place; what was not yet written reads as 0. (Chunks of an
+    OME-Zarr that are all 0 are never stored, so they count as missing.)
     """
     from bioio_tk.api import recover
 

@@ -30,6 +30,9 @@ _SMALL = 1 << 17
 _MOST_TO_KEEP = 64
 """Tiles of one request up to which they are kept for the next."""
 
+_FEW = 16
+"""Tiles of a request up to which they are read one by one, also where they lie in shards."""
+
 _WAITING_WORKERS = 32
 """Threads for a source that waits for a network: they sleep most of the time."""
 
@@ -207,29 +210,36 @@ def _threads(source: Source, workers: int, size: int) -> int:
 def _shard(source: Source, image: int, level: int, touched: int) -> Shape5 | None:
     """Return the size of the pieces to read a large request in; None: tile by tile."""
     shard = getattr(source, "shard", None)
-    return None if shard is None or touched <= _MOST_TO_KEEP else shard(image, level)
+    return None if shard is None or touched <= _FEW else shard(image, level)
 
 
 def _read_shards(
     source: Any,
     at: Address,
-    size: Shape5,
+    shard: Shape5,
     selection: Selection,
     out: NDArray[Any],
     workers: int,
 ) -> None:
-    grid = TileGrid(source.images[at.image].levels[at.level].shape, size)
+    level = source.images[at.image].levels[at.level]
+    grid = TileGrid(level.shape, shard)
+    if _touched(grid, selection) < 4 * workers:  # rows of tiles, so that each thread gets some
+        grid = TileGrid(level.shape, (level.tile[0], *shard[1:]))
+    rows = shard[0] // grid.tile[0]
 
     def copy(step: TileCopy) -> None:
-        piece = at._replace(key=step.key)
-        if step.plain:
-            source.read_shard(piece, step.src, out[step.dst])
-            return
+        ky, kx, kz, kc, kt = step.key
+        piece = at._replace(key=(ky // rows, kx, kz, kc, kt))
+        down = ky % rows * grid.tile[0]
         box = tuple(_hull(item) for item in step.src)
+        inside = (slice(box[0].start + down, box[0].stop + down), *box[1:])
+        if step.plain and all(s.step in (None, 1) for s in step.src):  # type: ignore[union-attr]
+            source.read_shard(piece, inside, out[step.dst])
+            return
         part = arrays.empty(tuple(s.stop - s.start for s in box), out.dtype)
-        source.read_shard(piece, box, part)
-        inside = tuple(_shifted(item, s.start) for item, s in zip(step.src, box, strict=True))
-        copy_pixels(out, step.dst, part, inside, plain=False)
+        source.read_shard(piece, inside, part)
+        picks = tuple(_shifted(item, s.start) for item, s in zip(step.src, box, strict=True))
+        copy_pixels(out, step.dst, part, picks, plain=step.plain)
 
     run(copy, plan(grid, selection.spans), workers)
 

@@ -21,6 +21,7 @@ _KEYS = (
     *("plate", "well", "series", "bioformats2raw.layout"),
 )
 _KINDS = MappingProxyType({"u": "uint", "i": "int", "f": "float", "c": "complex", "b": "bool"})
+_BLOSC = ("lz4", "lz4hc", "blosclz", "zstd", "snappy", "zlib")
 _SIZES = MappingProxyType({"u": (1, 2, 4, 8), "i": (1, 2, 4, 8), "f": (2, 4, 8), "c": (8, 16)})
 
 
@@ -176,42 +177,40 @@ def _codec(
 
 
 def _blosc(config: Mapping[str, Any], itemsize: int) -> dict[str, Any]:
-    shuffle = config.get("shuffle", 1)
+    shuffle = _whole(config, "shuffle", 1, -1, 2)
     if shuffle == -1:  # numcodecs chooses by the size of a pixel
         shuffle = 2 if itemsize == 1 else 1
-    words = ("noshuffle", "shuffle", "bitshuffle")
+    cname = config.get("cname", "lz4")
     return {
         "name": "blosc",
         "configuration": {
             "typesize": itemsize,
-            "cname": config.get("cname", "lz4"),
-            "clevel": _level(config, "clevel", 5),
-            "shuffle": words[shuffle if shuffle in (0, 1, 2) else 1],
-            "blocksize": config.get("blocksize", 0),
+            "cname": cname if cname in _BLOSC else "lz4",
+            "clevel": _whole(config, "clevel", 5, 0, 9),
+            "shuffle": ("noshuffle", "shuffle", "bitshuffle")[shuffle],
+            "blocksize": _whole(config, "blocksize", 0, 0, 2**31),
         },
     }
 
 
-def _level(config: Mapping[str, Any], key: str, usual: int) -> int:
-    """Return a level that Zarr 3 allows; a reader does not need it, and -1 stands for any."""
-    level = config.get(key, usual)
-    return level if isinstance(level, int) and 0 <= level <= 9 else usual
+def _whole(config: Mapping[str, Any], key: str, usual: int, low: int, high: int) -> int:
+    """Return a number that Zarr 3 allows. A reader needs none of them, they tell a writer."""
+    value = config.get(key, usual)
+    whole = isinstance(value, int) and not isinstance(value, bool)
+    return value if whole and low <= value <= high else usual
 
 
 def _zstd(config: Mapping[str, Any], itemsize: int) -> dict[str, Any]:
-    checksum = bool(config.get("checksum", False))
-    return {
-        "name": "zstd",
-        "configuration": {"level": config.get("level", 0), "checksum": checksum},
-    }
+    level, checksum = _whole(config, "level", 0, -131072, 22), bool(config.get("checksum", False))
+    return {"name": "zstd", "configuration": {"level": level, "checksum": checksum}}
 
 
 def _gzip(config: Mapping[str, Any], itemsize: int) -> dict[str, Any]:
-    return {"name": "gzip", "configuration": {"level": _level(config, "level", 1)}}
+    return {"name": "gzip", "configuration": {"level": _whole(config, "level", 1, 0, 9)}}
 
 
 def _numcodecs(config: Mapping[str, Any], itemsize: int) -> dict[str, Any]:
-    more = {key: value for key, value in config.items() if key != "id"}
+    more = {key: plain(value) for key, value in config.items() if key != "id"}
     return {"name": f"numcodecs.{config['id']}", "configuration": more}
 
 

@@ -136,7 +136,8 @@ class _Check:
             )
 
     def contents(self, path: str, node: Node, group: ngff.Group) -> None:
-        raw = node.attributes.get("ome", node.attributes)
+        ome = node.attributes.get("ome")
+        raw = node.attributes if ome is None else ome
         for entry, image in zip(raw.get("multiscales") or (), group.multiscales, strict=False):
             self.image(path, entry, image)
         if group.multiscales:

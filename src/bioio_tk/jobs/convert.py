@@ -252,10 +252,12 @@ def convert_series(
         there = next((str(path) for path in targets if path.exists()), None)
         if there:
             raise TargetExistsError(f"{there!r} exists: nothing was converted; see overwrite=True")
-    return [
-        convert(src, path, series=number, **options, progress=tally.one())
-        for number, path in enumerate(targets)
-    ]
+    reports = []
+    for number, path in enumerate(targets):
+        report = convert(src, path, series=number, **options, progress=tally.one())
+        notes = tuple(note for note in report.notes if note != _only_one(count, number))
+        reports.append(replace(report, notes=notes))
+    return reports
 
 
 def _convert_collection(  # noqa: PLR0913
@@ -672,7 +674,9 @@ def _pump(reader: BioReader, writer: BioWriter, workers: int, progress: Progress
 def _notes(reader: BioReader) -> tuple[str, ...]:
     notes = list(reader.notes)
     if reader.n_series > 1:
-        notes.append(
-            f"the source has {reader.n_series} images; only number {reader.series} was converted"
-        )
+        notes.append(_only_one(reader.n_series, reader.series))
     return tuple(notes)
+
+
+def _only_one(count: int, number: int) -> str:
+    return f"the source has {count} images; only number {number} was converted"

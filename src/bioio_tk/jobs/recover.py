@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from bioio_tk.backends import registry
 from bioio_tk.errors import DamagedFileError, TargetExistsError, UnsupportedError
 from bioio_tk.reader import BioReader, check_path
-from bioio_tk.target import SUFFIX, Target
+from bioio_tk.target import SUFFIX, FolderTarget, PackedTarget, Target, partial_path
 
 if TYPE_CHECKING:
     import os
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+    from bioio_tk.backends.registry import Backend
     from bioio_tk.core.region import Shape5
 
 
@@ -76,9 +77,11 @@ class RecoverReport:
 def recover(
     path: str | os.PathLike[str], *, overwrite: bool = False, dry_run: bool = False
 ) -> RecoverReport:
-    """Put the unfinished file of an interrupted write into place.
+    """Put the unfinished file or folder of an interrupted write into place.
 
-    It is a valid image: what was stored reads right, the rest reads as 0.
+    It is a valid image: what was stored reads right, the rest reads as 0. Of an OME-Zarr, chunks
+    and shards that were just being written are dropped; and as chunks that are all 0 are never
+    stored, they count as missing.
 
     Parameters
     ----------
@@ -103,7 +106,7 @@ def recover(
     TargetExistsError
         There is a file at the target already.
     DamagedFileError
-        It was interrupted before the first tile.
+        It was interrupted before the first tile, or held several images.
     """
     given = check_path(path)
     target = given.with_name(given.name.removesuffix(SUFFIX))
@@ -113,7 +116,7 @@ def recover(
         raise UnsupportedError(
             f"an unfinished file of the {row.name!r} backend cannot be recovered"
         )
-    left = Target(target, overwrite=overwrite, leftover=True)
+    left = _leftover(target, row, sink, overwrite=overwrite)
     try:
         report = _inspect(target, left.partial, sink.stored(left.partial), moved=not dry_run)
         if not dry_run:
@@ -121,11 +124,27 @@ def recover(
                 raise TargetExistsError(
                     f"{str(target)!r} exists: move it away, or pass overwrite=True to replace it"
                 )
+            if isinstance(left, FolderTarget):
+                left.check_place()
             sink.fill_up(left.partial)
             left.commit()
     finally:
         left.leave()
     return report
+
+
+def _leftover(target: Path, row: Backend, sink: Any, *, overwrite: bool) -> Target:
+    if not row.marks:
+        return Target(target, overwrite=overwrite, leftover=True)
+    partial = partial_path(target)
+    if not partial.exists():
+        raise FileNotFoundError(
+            f"there is no unfinished folder {str(partial)!r}: nothing to recover"
+        )
+    given: dict[str, Any] = {"overwrite": overwrite, "leftover": True, "foreign": sink.foreign}
+    if target.name.lower().endswith(row.packed):
+        return PackedTarget(target, pack=sink.pack, **given)
+    return FolderTarget(target, **given)
 
 
 def _inspect(
