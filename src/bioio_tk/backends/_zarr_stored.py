@@ -169,6 +169,6 @@ def _by_plane(
     for axis, (size, chunk) in enumerate(zip(shape, chunks, strict=True)):
         have = have.repeat(chunk, axis=axis).take(range(size), axis=axis)
     t, c, z = shape
-    tiles = math.prod(have.shape[3:])
-    have = have.reshape(t, c // samples, samples, z, tiles).all(axis=2)
-    return have.reshape(-1, tiles)
+    by_sample = have.reshape(t, c // samples, samples, -1, math.prod(have.shape[3:]))
+    table: NDArray[np.bool_] = np.all(by_sample, axis=2)
+    return table.reshape(-1, table.shape[-1])

@@ -116,6 +116,15 @@ class ZarrSink:
         if len(images) != 1:
             raise SpecError("one sink stores one image")
         spec = images[0]
+        if (
+            options.extra.get("label") is not None
+            and len(spec.levels) > 1
+            and options.downsample in ("mean", "median")
+        ):
+            raise SpecError(
+                f"downsample={options.downsample!r} would make labels that nothing has: choose "
+                "'mode' or 'nearest'"
+            )
         if min(spec.shape) < 1:
             raise SpecError(f"the shape {spec.shape} (Y, X, Z, C, T) has an axis without pixels")
         for level in range(len(spec.levels)):
@@ -333,8 +342,9 @@ def shard_of(spec: ImageSpec, level: int, options: StoreOptions) -> Shape5 | Non
     if given is False:
         return None
     sizes = (given, given) if isinstance(given, int) else tuple(given)
-    shard: Shape5 = (*sizes, *found.tile[len(sizes) :])
-    for axis, n, chunk in zip(AXES, shard, spec.levels[0].tile, strict=True):
+    full = spec.levels[0].tile  # chunks of small levels may be smaller
+    shard: Shape5 = (*sizes, *full[len(sizes) :])
+    for axis, n, chunk in zip(AXES, shard, full, strict=True):
         if n < 1 or (n % chunk and n < spec.shape[AXES.index(axis)]):
             raise SpecError(
                 f"shards={given!r}: along {axis} a shard of {n} is no multiple of the chunk's "
@@ -421,6 +431,8 @@ def _window(values: NDArray[Any] | None, dtype: np.dtype[Any]) -> Window | None:
         low, high = float(numbers.min()), float(numbers.max())
     else:
         low, high = float(np.iinfo(dtype).min), float(np.iinfo(dtype).max)
+    if low == high:  # floats that are all the same: viewers divide by the difference
+        high = low + max(1.0, abs(low))
     if start == end:
         start, end = low, high
     return (low, high, start, end)

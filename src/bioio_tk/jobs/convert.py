@@ -300,7 +300,7 @@ def _convert_collection(  # noqa: PLR0913
             reports = []
             for number, name in enumerate(groups):
                 reader._choose(number, level or 0)  # noqa: SLF001 (opening a plate costs a look at each well)
-                folder = Path(place.partial) / name
+                folder = Path(str(place.partial)) / name
                 folder.parent.mkdir(parents=True, exist_ok=True)
                 report = _convert(reader, folder, options, labels=labels, progress=tally.one())
                 size = bytes_on_disk(folder)
@@ -309,7 +309,7 @@ def _convert_collection(  # noqa: PLR0913
                         report, target=str(target), group=name, bytes_in=bytes_in, bytes_out=size
                     )
                 )
-            register_all(Path(place.partial), groups, version=version, plate=plate)
+            register_all(Path(str(place.partial)), groups, version=version, plate=plate)
         except BaseException:
             place.abort()
             raise

@@ -148,9 +148,7 @@ def _root(path: str | os.PathLike[str], to: str) -> Path:
         )
     for above in root.absolute().parents[:_DEEPEST]:
         if (above / ".zgroup").is_file():
-            raise SpecError(
-                f"{str(root)!r} is a part of the store {str(above)!r}: upgrade that one"
-            )
+            raise SpecError(f"{str(root)!r} is a part of {str(above)!r}: upgrade that store")
     return root
 
 
