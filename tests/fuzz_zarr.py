@@ -298,7 +298,7 @@ def attempt(path: Path) -> str:
             with BioReader(path, max_workers=2, series=series) as br:
                 levels = br.levels
                 assert len(br.level_shapes) == levels
-                if br.C < 1000:
+                if br.C < 1000 and max(br.shape) < 1 << 31:
                     assert br.metadata.images
             for level in range(min(levels, 3)):
                 with BioReader(path, max_workers=2, series=series, level=level) as br:

@@ -184,7 +184,7 @@ def test_the_target_is_protected(tmp_path):
     path.mkdir()
     (path / "notes.txt").write_text("mine")
     for overwrite in (False, True):
-        with pytest.raises(OSError, match="exists|no image"):
+        with pytest.raises(OSError, match=r"exists|no image"):
             recover(path, overwrite=overwrite)
     assert listed(tmp_path) == ["a.ome.zarr", "a.ome.zarr.partial"]
     assert (path / "notes.txt").read_text() == "mine"
@@ -204,7 +204,8 @@ def test_a_packed_image_is_packed(tmp_path):
     kill(left_behind(path, image, [np.s_[:]], chunks=16))
     assert recover(path).whole
     assert listed(tmp_path) == ["a.ozx"]
-    np.testing.assert_array_equal(pixels(zarr.storage.ZipStore(path, mode="r")), image)
+    with zarr.storage.ZipStore(path, mode="r") as store:
+        np.testing.assert_array_equal(pixels(store), image)
 
 
 def test_after_a_real_kill(tmp_path):

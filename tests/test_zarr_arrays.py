@@ -640,11 +640,13 @@ class TestOurs:
         real = RandomFile.write
 
         def full(self, offset, encoded):
-            real(self, offset, memoryview(encoded).cast("B")[:5])
+            pieces = encoded if isinstance(encoded, list) else [encoded]
+            real(self, offset, memoryview(pieces[0]).cast("B")[:5])
             raise OSError(errno.ENOSPC, "full")
 
         with monkeypatch.context() as patch:
             patch.setattr(RandomFile, "write", full)
+            patch.setattr(RandomFile, "write_many", full)
             for index in [(0, 0), (0, 2)]:
                 with pytest.raises(OSError, match="full"):
                     write(writer, pixels((16, 16), seed=4), [index])

@@ -6,6 +6,7 @@ Everything is looked at with zarr-python and json; the expected pixels come from
 from __future__ import annotations
 
 import json
+import runpy
 import subprocess
 import sys
 import textwrap
@@ -13,6 +14,7 @@ import xml.etree.ElementTree as ET
 import zipfile
 from concurrent.futures import ThreadPoolExecutor
 from itertools import product
+from pathlib import Path
 
 import images
 import numpy as np
@@ -588,6 +590,38 @@ def test_packed(tmp_path, name, version):
         np.testing.assert_array_equal(group["1"][...].transpose(3, 4, 2, 1, 0), smaller(pixels))
     with BioReader(path) as br:
         np.testing.assert_array_equal(br[:].reshape(pixels.shape), pixels)
+
+
+# ------------------------------------------------------------------ examples
+
+EXAMPLES = Path(__file__).resolve().parents[1] / "examples"
+
+
+def test_example_of_a_cluster_job(tmp_path):
+    job = runpy.run_path(str(EXAMPLES / "cluster_job.py"))
+    job["work"].__globals__.update(ROWS=64, CHUNK=32)
+    pixels = coded((200, 70, 1, 2, 1))
+    source = write(tmp_path / "in.ome.tif", pixels)
+    target = tmp_path / "out.ome.zarr"
+    job["main"]("create", source, target)
+    for number in (2, 0, 1):
+        job["main"]("work", source, target, str(number), "3")
+    assert not target.exists()
+    job["main"]("finish", source, target)
+    np.testing.assert_array_equal(level(target), np.clip(pixels, 100, None) - 100)
+
+
+def test_example_of_labels(tmp_path):
+    pixels = coded((300, 280, 2, 2, 1))
+    path = write(tmp_path / "a.ome.zarr", pixels, pyramid=2)
+    runpy.run_path(str(EXAMPLES / "add_labels.py"))["main"](path)
+    smallest = level(path, 1)[:, :, :, 0, 0]
+    edges = np.percentile(smallest, [50, 75, 90, 97])
+    wanted = sum((pixels[:, :, :, :1] >= edge).astype("u1") for edge in edges)
+    labels = path / "labels/brightness"
+    np.testing.assert_array_equal(level(labels), wanted)
+    assert len(attributes(labels)["multiscales"][0]["datasets"]) == 2
+    assert [c["label-value"] for c in attributes(labels)["image-label"]["colors"]] == [1, 2, 3, 4]
 
 
 # ------------------------------------------------------------------ memory

@@ -10,9 +10,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from bioio_tk.backends._store_url import UrlStore
     from bioio_tk.core.location import Location, Url
 
+_MOST_PARTS = 512
 _FARTHEST = 1 << 62
 """An offset that no file has; the system refuses larger ones with an error of its own."""
 BINARY = getattr(os, "O_BINARY", 0) | getattr(os, "O_CLOEXEC", 0)
@@ -69,6 +72,19 @@ class RandomFile:
             offset += done
             view = view[done:]
 
+    def write_many(self, offset: int, parts: Sequence[Any]) -> None:
+        """Write several pieces one after the other, beginning at `offset`."""
+        views = [memoryview(part).cast("B") for part in parts]
+        for first in range(0, len(views), _MOST_PARTS):
+            some = views[first : first + _MOST_PARTS]
+            done = _pwrite_many(self._fd, some, offset)
+            for view in some:  # what the system left over, where it took a part
+                rest = view[min(done, len(view)) :]
+                if rest:
+                    self.write(offset + len(view) - len(rest), rest)
+                done -= len(view) - len(rest)
+                offset += len(view)
+
     def close(self) -> None:
         """Release the file; raise what the system reports only now (a full network disk)."""
         fd, self._fd = self._fd, -1
@@ -90,6 +106,9 @@ if hasattr(os, "pread"):
     def _pwrite(fd: int, view: memoryview, offset: int) -> int:
         return os.pwrite(fd, view, offset)
 
+    def _pwrite_many(fd: int, views: Sequence[memoryview], offset: int) -> int:
+        return os.pwritev(fd, views, offset) if hasattr(os, "pwritev") else 0
+
 else:  # Windows has no positional read; one position a process, so one at a time
     import threading
 
@@ -109,6 +128,9 @@ else:  # Windows has no positional read; one position a process, so one at a tim
         with _SEEK:
             os.lseek(fd, offset, os.SEEK_SET)
             return os.write(fd, view)
+
+    def _pwrite_many(fd: int, views: Sequence[memoryview], offset: int) -> int:
+        return 0
 
 
 def pread(fd: int, count: int, offset: int) -> bytes:

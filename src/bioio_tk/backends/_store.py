@@ -114,8 +114,9 @@ class FolderStore:
             return None
         try:
             return pread_all(fd)
-        except IsADirectoryError:
-            return None
+        except IsADirectoryError as exc:  # a chunk that is a folder is not one that is missing
+            exc.filename = self._prefix + key
+            raise
         finally:
             os.close(fd)
 
@@ -213,6 +214,9 @@ class FolderStore:
                     f"{str(self.root)!r} was removed while it was being read"
                 ) from None
             return None
+        except OSError as exc:
+            exc.filename = self._prefix + key
+            raise
 
     def _in_place(self) -> bool:
         """Return whether the folder is whole, so that what is not there never was."""

@@ -227,7 +227,7 @@ _PACKAGES = {"pcodec": "pcodec", "zfpy": "zfpy", "msgpack2": "msgpack", "crc32c"
 
 def _general(config: Document, said: str) -> Any:
     """Return the codec of numcodecs or imagecodecs that a v2 document describes."""
-    import numcodecs  # type: ignore[import-untyped]
+    import numcodecs
 
     name = config["id"]
     if name.startswith("imagecodecs_"):

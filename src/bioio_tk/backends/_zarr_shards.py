@@ -23,7 +23,7 @@ from bioio_tk.backends._zarr_codecs import Bytes, crc32c, scratch
 from bioio_tk.errors import BioIOError, ClosedError, DamagedFileError, PixelTypeError, SpecError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
 
     from numpy.typing import NDArray
 
@@ -241,7 +241,21 @@ class ChunkWriter:
             self._store_key(index, encoded)
             return
         key, inner = self._place(index)
-        self._store_in_shard(key, inner, encoded)
+        self._store_in_shard(key, [(inner, encoded)])
+
+    def store_many(self, chunks: Sequence[tuple[Index, Bytes | None]]) -> None:
+        """Store several chunks as `store` does; those of one shard in one piece."""
+        self._check_open()
+        if self.meta.index is None:
+            for index, encoded in chunks:
+                self._store_key(index, encoded)
+            return
+        by_shard: dict[Index, list[tuple[int, Bytes | None]]] = {}
+        for index, encoded in chunks:
+            key, inner = self._place(index)
+            by_shard.setdefault(key, []).append((inner, encoded))
+        for key, found in by_shard.items():
+            self._store_in_shard(key, found)
 
     def _store_key(self, index: Index, encoded: Bytes | None) -> None:
         key = self._array.key(index)
@@ -322,31 +336,35 @@ class ChunkWriter:
             inner = inner * n + i % n
         return shard, inner
 
-    def _store_in_shard(self, key: Index, inner: int, encoded: Bytes | None) -> None:
-        if encoded is None:
-            with self._held(key) as shard:
-                if shard.entries[inner, 0] != EMPTY:
-                    self._begin(key, shard)
-                shard.enter(inner, EMPTY, EMPTY)
-        else:
-            count = memoryview(encoded).nbytes
-            with self._held(key) as shard:
+    def _store_in_shard(self, key: Index, chunks: Sequence[tuple[int, Bytes | None]]) -> None:
+        full = [(inner, encoded) for inner, encoded in chunks if encoded is not None]
+        counts = [memoryview(encoded).nbytes for _, encoded in full]
+        with self._held(key) as shard:
+            for inner, encoded in chunks:
+                if encoded is None:
+                    if shard.entries[inner, 0] != EMPTY:
+                        self._begin(key, shard)
+                    shard.enter(inner, EMPTY, EMPTY)
+            if full:
                 self._begin(key, shard)
-                offset = shard.take(count)
+                offset = shard.take(sum(counts))
                 shard.writers += 1
+        if full:
             stored = False
             try:
                 with self._open(shard) as file:
-                    file.write(offset, encoded)
+                    file.write_many(offset, [encoded for _, encoded in full])
                 stored = True
             finally:
                 with shard.lock:
                     shard.writers -= 1
                     shard.lock.notify_all()
-                    if stored:
-                        shard.enter(inner, offset, count)
-                    else:
-                        shard.free.append((offset, count))
+                    if not stored:
+                        shard.free.append((offset, sum(counts)))
+                    for (inner, _), count in zip(full, counts, strict=True):
+                        if stored:
+                            shard.enter(inner, offset, count)
+                            offset += count
         if shard.left == 0:
             self._finish(key, only_full=True)
 

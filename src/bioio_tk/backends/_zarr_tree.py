@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from bioio_tk.backends._store import FolderStore, Store
 from bioio_tk.core.location import Url
-from bioio_tk.errors import DamagedFileError, UnsupportedError
+from bioio_tk.errors import DamagedFileError, SpecError, UnsupportedError
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -165,6 +165,8 @@ def join(path: str, name: str) -> str:
 def open_store(location: Location, options: OpenOptions) -> tuple[Store, str]:
     """Open what lies at a location; return the store and the path of the node to begin with."""
     group = options.group
+    if group and any(part in ("", ".", "..") for part in group.split("/")):
+        raise SpecError(f"group={group!r} is no path inside a store")
     if isinstance(location, Path):
         if location.is_dir():
             return FolderStore(location), group

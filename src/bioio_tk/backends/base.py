@@ -227,6 +227,18 @@ class Sink(Protocol):
         ...
 
 
+class ShardSink(Sink, Protocol):
+    """A Sink whose tiles lie together in larger pieces that are stored faster as one."""
+
+    def shard(self, level: int) -> Shape5 | None:
+        """Return the size of these pieces in YXZCT, a multiple of the tile; None for none."""
+        ...
+
+    def store_tiles(self, tiles: Sequence[tuple[Address, Any]]) -> None:
+        """Store several encoded tiles of one level, as store_tile() does each."""
+        ...
+
+
 class FolderSink(Sink, Protocol):
     """A Sink whose files are folders, which it can pack, share and put on a server."""
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import threading
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -204,6 +203,7 @@ class ZarrSource:
             meta = self._meta(node)
             axes = self._axes(multiscale.axes, meta, path, multiscale.version)
             layers.append((_Layer(ZarrArray(self._store, place, meta), axes), dataset))
+        self._check_size(layers[0][0], layers[0][0].array.path)
         layers = self._ordered(layers, path)
         self._check_size(layers[0][0], layers[0][0].array.path)
         spec = self._spec(multiscale, group, layers)
@@ -214,7 +214,7 @@ class ZarrSource:
         self, layers: list[tuple[_Layer, ngff.Dataset]], path: str
     ) -> list[tuple[_Layer, ngff.Dataset]]:
         """Return the levels, largest first, without those that cannot be of the same image."""
-        ordered = sorted(layers, key=lambda pair: -math.prod(pair[0].level.shape[:3]))
+        ordered = sorted(layers, key=_by_size)
         if ordered != layers:
             self._notes.append("the levels are not listed from large to small")
         full = ordered[0][0]
@@ -231,6 +231,9 @@ class ZarrSource:
                 continue
             if layer is not full and min(layer.level.shape) < 1:
                 self._notes.append(f"{where} has no pixels; it is left out")
+                continue
+            if layer.level.shape[2] > full.level.shape[2]:
+                self._notes.append(f"{where} has more planes than the full one; it is left out")
                 continue
             kept.append((layer, dataset))
         return kept
@@ -471,6 +474,11 @@ class _Images(Sequence[ImageSpec]):
 
     def __len__(self) -> int:
         return len(self._loaders)
+
+
+def _by_size(pair: tuple[_Layer, ngff.Dataset]) -> tuple[int, int]:
+    y, x, z, _, _ = pair[0].level.shape
+    return (-y * x, -z)
 
 
 class _Layer:

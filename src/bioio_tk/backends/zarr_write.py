@@ -22,6 +22,8 @@ from bioio_tk.errors import SpecError, UnsupportedError
 from bioio_tk.meta import ngff
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from numpy.typing import NDArray
 
     from bioio_tk.core.location import Location
@@ -221,6 +223,14 @@ class ZarrSink:
 
     def store_tile(self, at: Address, encoded: Any) -> None:
         self._writers[at.level].store(_index(at), encoded)
+
+    def shard(self, level: int) -> Shape5 | None:
+        meta = self._writers[level].meta
+        return self.unit(level) if meta.shards else None
+
+    def store_tiles(self, tiles: Sequence[tuple[Address, Any]]) -> None:
+        level = tiles[0][0].level
+        self._writers[level].store_many([(_index(at), encoded) for at, encoded in tiles])
 
     def load_tile(self, at: Address) -> NDArray[Any] | None:
         chunk = self._writers[at.level].load(_index(at))

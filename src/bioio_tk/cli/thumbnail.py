@@ -7,6 +7,7 @@ from typing import Any
 import click
 
 from bioio_tk.cli.progress import Progress
+from bioio_tk.cli.text import STORAGE_OPTION
 
 
 @click.command()
@@ -24,6 +25,7 @@ from bioio_tk.cli.progress import Progress
     help="Which channel, from 0; may be given several times [the first seven].",
 )
 @click.option("--legend", is_flag=True, help="Add channel names and a scale bar.")
+@click.option("--storage-option", "storage_options", **STORAGE_OPTION)
 @click.option("--overwrite", is_flag=True, help="Replace OUT.PNG.")
 @click.option("--workers", "max_workers", type=int, help="Threads [one per CPU].")
 @click.option("--quiet", is_flag=True, help="Print nothing but errors.")
@@ -35,6 +37,7 @@ def command(path: str, png: str, **options: Any) -> None:
     """
     quiet = options.pop("quiet")
     options["channels"] = options["channels"] or None
+    options["storage_options"] = dict(options["storage_options"]) or None
     from bioio_tk.api import thumbnail
 
     with Progress("reading", quiet=quiet) as progress:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import threading
+from contextlib import ExitStack
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any, TypeAlias
 
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from bioio_tk.backends.base import Sink
-    from bioio_tk.core.region import Shape5
+    from bioio_tk.core.region import Region, Shape5
     from bioio_tk.core.spec import Level
     from bioio_tk.core.tiling import Span, TileKey
     from bioio_tk.engine.scratch import Room, Scratch
@@ -29,6 +30,8 @@ if TYPE_CHECKING:
 
 _Box: TypeAlias = tuple[tuple[int, int], ...]
 _MOST_BOXES = 8
+_LARGEST_SHARD = 64 << 20
+"""Bytes of pixels up to which a shard is stored in one piece."""
 
 
 class _Partial:
@@ -134,7 +137,52 @@ class TileWriter:
     def write(self, spans: tuple[Span, Span, Span, Span, Span], data: NDArray[Any]) -> None:
         """Write `data` (y, x, z, c, t) to the positions `spans` of the full resolution."""
         grid = self._levels[0].grid
-        run(lambda step: self._put(0, step, data), plan(grid, spans), self._workers)
+        shards = self._shards(spans)
+        if shards is None:
+            run(lambda step: self._put(0, step, data), plan(grid, spans), self._workers)
+            return
+
+        def put(step: TileCopy) -> None:
+            if step.whole:
+                self._put_shard(shards.region(step.key), data[step.dst])
+                return
+            inside = tuple(_picked(span, dst) for span, dst in zip(spans, step.dst, strict=True))
+            part = data[step.dst] if step.plain else data[open_mesh(step.dst, data.shape)]
+            for piece in plan(grid, inside):  # type: ignore[arg-type]
+                self._put(0, piece, part)
+
+        run(put, plan(shards, spans), self._workers)
+
+    def _shards(self, spans: tuple[Span, ...]) -> TileGrid | None:
+        """Return the grid of shards where a write is wide enough to go shard by shard."""
+        shard = getattr(self._sink, "shard", None)
+        size = None if shard is None else shard(0)
+        if size is None or (self._blocks and self._blocks[0] is not None):
+            return None
+        pixels = math.prod(size)
+        small = pixels * self._dtype.itemsize <= _LARGEST_SHARD
+        many = math.prod(map(len, spans)) >= 2 * self._workers * pixels
+        return TileGrid(self._levels[0].shape, size) if small and many else None
+
+    def _put_shard(self, region: Region, pixels: NDArray[Any]) -> None:
+        """Encode all tiles of a shard, store them as one, and hand them down."""
+        spans = tuple(range(a, b) for a, b in zip(region.start, region.stop, strict=True))
+        steps = list(plan(self._levels[0].grid, spans))  # type: ignore[arg-type]
+        places = [Address(self._image, 0, step.key) for step in steps]
+        with ExitStack() as turns:  # always in the same order, so that two cannot block each other
+            for at in sorted(places):
+                turns.enter_context(self._turns(at))
+            tiles = []
+            for at, step in zip(places, steps, strict=True):
+                partial = self._partial.pop(at, None)
+                if partial is not None:
+                    partial.free(self._scratch)
+                tiles.append((at, self._sink.encode_tile(at, pixels[step.dst])))
+            self._sink.store_tiles(tiles)  # type: ignore[attr-defined]
+            del tiles
+            if len(self._levels) > 1:
+                for at, step in zip(places, steps, strict=True):
+                    self._hand_down(at, pixels[step.dst])
 
     def flush(self) -> None:
         """Store every tile that still waits, level by level; pixels never given are 0."""
@@ -308,6 +356,11 @@ def _blocks(level: Level, factor: tuple[int, int, int]) -> TileGrid | None:
     """Return the grid of the smallest groups of tiles that can be shrunk; None: single tiles."""
     size = tuple(math.lcm(n, f) for n, f in zip(level.tile, (*factor, 1, 1), strict=True))
     return None if size == level.tile else TileGrid(level.shape, size)  # type: ignore[arg-type]
+
+
+def _picked(span: Span, item: Any) -> Span:
+    """Return the positions of `span` that an index picks."""
+    return np.asarray(span)[item] if isinstance(item, np.ndarray) else span[item]
 
 
 def _where(step: TileCopy, shape: tuple[int, ...]) -> tuple[Any, ...]:

@@ -67,7 +67,7 @@ def thumbnail(
     Parameters
     ----------
     src : str or Path
-        The image.
+        The image, also a folder or a URL.
     dst : str or Path
         The picture, ``….png``.
     legend : bool
@@ -105,6 +105,7 @@ def render(
     z: int | None = None,
     t: int = 0,
     channels: Sequence[int] | None = None,
+    storage_options: dict[str, Any] | None = None,
     max_workers: int | None = None,
     progress: Progress | None = None,
 ) -> Picture:
@@ -117,7 +118,7 @@ def render(
     Parameters
     ----------
     src : str or Path
-        The image.
+        The image, also a folder or a URL.
     size : int
         Length of the longer side in pixels; smaller images are not enlarged.
     series : int
@@ -128,6 +129,8 @@ def render(
         Which time point.
     channels : sequence of int, optional
         Channels to show; the first seven by default.
+    storage_options : dict, optional
+        For a URL: what fsspec passes to the file system.
     max_workers : int, optional
         Threads.
     progress : callable, optional

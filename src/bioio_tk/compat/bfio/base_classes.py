@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from bioio_tk.base import BioBase as _BioBase
 from bioio_tk.batches import maximum_batch_size
@@ -210,7 +210,7 @@ class BioBase(_BioBase):
 
     @property
     def _file_path(self) -> Path:
-        return self.path
+        return cast("Path", self.path)  # bfio knows no URLs
 
     @property
     def _metadata(self) -> OME:

@@ -13,17 +13,18 @@ from typing import TYPE_CHECKING, Any, Self
 import numpy as np
 
 from bioio_tk import reader, writer
-from bioio_tk.backends import registry
 from bioio_tk.compat.bfio.base_classes import BioBase, workers
-from bioio_tk.compat.bfio.utils import start
+from bioio_tk.compat.bfio.utils import detect_zarr_format, start
+from bioio_tk.core.index import select
 from bioio_tk.core.region import AXES
 from bioio_tk.core.spec import at_level
 from bioio_tk.draft import ALIASES, PROPERTIES
+from bioio_tk.engine.copy import copy as copy_pixels
 from bioio_tk.errors import BioIOError, FormatError, SpecError, UnknownFormatError, UnsupportedError
 
 if TYPE_CHECKING:
     import os
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
     from pathlib import Path
 
     from numpy.typing import NDArray
@@ -43,7 +44,7 @@ class BioReader(BioBase, reader.BioReader):
     Parameters
     ----------
     file_path : str or Path
-        The file; ``~`` is expanded.
+        The file or OME-Zarr; ``~`` is expanded.
     max_workers : int, optional
         Threads to decode with; by default one per CPU this process may use.
     backend : str, optional
@@ -59,8 +60,10 @@ class BioReader(BioBase, reader.BioReader):
     ------
     FileNotFoundError
         There is no such file.
+    IsADirectoryError
+        It is a folder and no Zarr.
     UnsupportedError
-        The file needs Bio-Formats or is an OME-Zarr, which cannot be read here.
+        The file needs Bio-Formats.
     FormatError
         The file is broken, or its metadata are and `clean_metadata` is False.
     """
@@ -79,13 +82,6 @@ class BioReader(BioBase, reader.BioReader):
         path = reader.check_path(file_path).resolve()
         try:
             super().__init__(path, workers(max_workers))
-        except IsADirectoryError:
-            if name in ("zarr", "zarr3") or path.name.lower().endswith(".zarr"):
-                raise UnsupportedError(
-                    f"{str(path)!r} is a folder, which only an OME-Zarr can be, and this "
-                    "version of bioio_tk reads no OME-Zarr"
-                ) from None
-            raise
         except UnknownFormatError as exc:
             if name in ("java", "bioformats"):
                 raise UnsupportedError(
@@ -107,14 +103,17 @@ class BioReader(BioBase, reader.BioReader):
         if level is None:
             return
         images = self._live.images
-        every = [(s, n) for s, image in enumerate(images) for n in range(len(image.levels))]
         first = len(images[0].levels)
         try:
             number = level.__index__()
-            self._series, self._level = every[number if number >= 0 else range(first)[number]]
+            if number < first:  # where opening thousands of other images is not needed
+                self._series, self._level = 0, range(first)[number]
+            else:
+                self._series, self._level = _every(images)[number]
         except (AttributeError, IndexError):
             raise SpecError(
-                f"{self.path.name!r} has no level {level!r}; it has {len(every)}, counted from 0"
+                f"{self.path.name!r} has no level {level!r}; it has {len(_every(images))}, "
+                "counted from 0"
             ) from None
         self._view = at_level(images[self._series], self._level)
 
@@ -234,23 +233,30 @@ class BioReader(BioBase, reader.BioReader):
 
 
 class BioWriter(BioBase, writer.BioWriter):
-    """Create an OME-TIFF file and write pixels into it.
+    """Create an OME-TIFF file or an OME-Zarr and write pixels into it.
 
-    The file is complete and at its place after `close()`; one that was there is replaced then.
+    It is complete and at its place after `close()`; an image that was there is replaced then. A
+    folder that holds anything but a Zarr store is never touched.
 
     Parameters
     ----------
     file_path : str or Path
-        The file to make; ``~`` is expanded.
+        The image to make; ``~`` is expanded. One called ``.zarr`` is an OME-Zarr, any other name
+        an OME-TIFF.
     max_workers : int, optional
         Threads to encode with; by default one per CPU this process may use.
     backend : str, optional
-        A name of bfio's, in any case.
+        A name of bfio's, in any case. ``zarr`` (Zarr v2, OME-Zarr 0.4) and ``zarr3`` (Zarr v3,
+        0.5) make an OME-Zarr under any name. Otherwise an OME-Zarr is one of Zarr v2, unless it
+        takes the place of one of v3; ``ngff_version=`` decides.
     metadata : ome_types.OME, optional
         What to start from; of several images the first. It is copied.
     image : numpy.ndarray, optional
         Array (Y, X[, Z[, C[, T]]]) to take shape and pixel type from; ignored where there are
         metadata.
+    append : bool
+        Start from the pixels of the OME-Zarr that is there, which is replaced in `close()`; shape
+        and pixel type are its own. Ignored for OME-TIFF.
     **kwargs
         Properties (``X=…``, ``dtype=…``, ``channel_names=…``, ``ps_x=…``), which win over
         metadata and image, and the options of `bioio_tk.BioWriter` (``compression=…``,
@@ -275,10 +281,17 @@ class BioWriter(BioBase, writer.BioWriter):
         **kwargs: Any,
     ) -> None:
         self._ready = False
+        self._former: reader.BioReader | None = None
         self._shown: OME | None = None
         self._shown_as = ""
         path = reader.check_path(file_path).resolve()
         self.append = kwargs.pop("append", False) is True
+        row, version = _writing_backend(path, backend)
+        if version is not None:
+            kwargs.setdefault("ngff_version", version)
+        if self.append and row == "zarr" and detect_zarr_format(path):
+            self._former = reader.BioReader(path, workers(max_workers))
+            kwargs = {**_geometry(self._former), **kwargs}
         unknown = [k for k in kwargs if ALIASES.get(k, k) not in PROPERTIES and k not in _OPTIONS]
         for name in unknown:
             warnings.warn(
@@ -294,13 +307,28 @@ class BioWriter(BioBase, writer.BioWriter):
         super().__init__(
             path,
             workers(max_workers),
-            _writing_backend(path, backend),
+            row,
             metadata,
             None if metadata is not None else image,
             **{"cast": "exact", "overwrite": True, **kwargs},
         )
         self._ready = True
         _writers.add(self)
+
+    def _take_over(self, former: reader.BioReader) -> None:
+        """Copy the pixels of the image that is there into the new one."""
+        shape = self._get_shape()
+        if (former.shape, former.dtype) != (tuple(shape), self.dtype):
+            raise SpecError(
+                f"append=True: {self._path.name!r} has the shape {former.shape} and pixels of type "
+                f"{former.dtype}, not {tuple(shape)} and {self.dtype}"
+            )
+
+        def put(box: Any, pixels: NDArray[Any]) -> None:
+            self._tiles.write(select(box, tuple(shape)).spans, pixels)
+
+        tile = self._spec().levels[0].tile
+        copy_pixels(former._source, 0, 0, put, tile, workers=self._workers)  # noqa: SLF001
 
     # ------------------------------------------------------------------ pixels
 
@@ -438,6 +466,18 @@ class BioWriter(BioBase, writer.BioWriter):
     def _start(self) -> None:
         self._absorb()
         super()._start()
+        former, self._former = self._former, None
+        if former is None:
+            return
+        try:
+            with former:
+                self._take_over(former)
+        except BaseException:
+            self._state = "closed"
+            self._let_go()
+            self._scratch.close()
+            self._target.abort()
+            raise
 
     def _worth_writing(self) -> bool:
         return self._image is not None  # bfio makes no file as long as nothing is written
@@ -498,19 +538,26 @@ def _backend_name(backend: Any) -> str | None:
     return name
 
 
-def _writing_backend(path: Path, backend: Any) -> str:
+def _writing_backend(path: Path, backend: Any) -> tuple[str, str | None]:
+    """Return the backend that writes, and the version of OME-Zarr."""
     name = _backend_name(backend)
     if name not in ("zarr", "zarr3") and not path.name.lower().endswith(".zarr"):
-        return "python"  # OME-TIFF, whatever the ending
-    try:
-        return registry.for_writing(path, "zarr").name
-    except SpecError:
-        raise UnsupportedError(
-            f"{path.name!r}: this version of bioio_tk writes no OME-Zarr, only OME-TIFF (.ome.tif)"
-        ) from None
+        return "python", None  # OME-TIFF, whatever the ending
+    newer = name == "zarr3" or (name != "zarr" and detect_zarr_format(path) == 3)
+    return "zarr", "0.5" if newer else "0.4"
 
 
-def _agree(found: OME, specs: tuple[ImageSpec, ...]) -> bool:
+def _geometry(image: reader.BioReader) -> dict[str, Any]:
+    """Return shape and pixel type as keywords."""
+    return {**dict(zip(AXES, image.shape, strict=True)), "dtype": image.dtype}
+
+
+def _every(images: Sequence[ImageSpec]) -> list[tuple[int, int]]:
+    """Return (series, level) of every level of every image."""
+    return [(s, n) for s, image in enumerate(images) for n in range(len(image.levels))]
+
+
+def _agree(found: OME, specs: Sequence[ImageSpec]) -> bool:
     """Say whether the document describes the images that the file holds."""
     sizes = [
         (p.size_y, p.size_x, p.size_z, p.size_c, p.size_t)
