@@ -27,6 +27,7 @@ from bioio_tk.engine.resample import area_mean
 from bioio_tk.errors import RegionError, SpecError, TargetExistsError, UnknownFormatError
 from bioio_tk.jobs.legend import add_legend, lettering
 
+NAMES = ("info", "convert", "thumbnail", "validate", "upgrade", "finish", "recover", "demo")
 ENV = os.environ | {"PYTHONPATH": os.pathsep.join(p for p in sys.path if p)}
 
 
@@ -69,7 +70,7 @@ print("heavy:", sorted(heavy & set(sys.modules)))
     )
     assert done.returncode == 0, done.stderr
     assert "heavy: []" in done.stdout
-    for name in ("info", "convert", "thumbnail", "recover", "demo"):
+    for name in NAMES:
         assert re.search(rf"^  {name} ", done.stdout, re.MULTILINE)
 
 
@@ -79,7 +80,7 @@ def test_as_a_module():
     assert done.stdout.startswith("bioio-tk")
 
 
-@pytest.mark.parametrize("name", ["info", "convert", "thumbnail", "recover", "demo"])
+@pytest.mark.parametrize("name", NAMES)
 def test_every_command_has_a_help(name):
     said, _ = run(name, "--help")
     assert said.startswith(f"Usage: bioio-tk {name}")

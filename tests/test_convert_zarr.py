@@ -4,6 +4,11 @@ from __future__ import annotations
 
 import json
 import math
+import os
+import signal
+import subprocess
+import sys
+import time
 import zipfile
 
 import numpy as np
@@ -11,6 +16,7 @@ import pytest
 import tifffile
 import zarr
 from images import coded
+from PIL import Image
 from test_cli import run
 
 from bioio_tk import BioReader, BioWriter, convert
@@ -19,6 +25,7 @@ from bioio_tk.backends import _zarr_collection as collection
 from bioio_tk.backends.zarr_read import ZarrSource
 from bioio_tk.core.plate import Acquisition, Field, Plate, Well
 from bioio_tk.errors import DamagedFileError, SpecError, TargetExistsError, UnsupportedError
+from bioio_tk.target import partial_path
 
 
 def pixels(path, level="0"):
@@ -534,6 +541,56 @@ def test_a_folder_of_very_many_files_is_not_counted(tmp_path, monkeypatch):
     found = describe(path)
     assert (found.bytes, found.files) == (None, None)
     assert "more than 10000 files" in run("info", path)[0]
+
+
+def test_thumbnail_of_a_store_and_of_a_url(tmp_path):
+    pytest.importorskip("fsspec")
+    image = np.zeros((60, 80, 3, 1, 1), "u1")
+    image[10:30, 20:50] = 200
+    url = "memory://test_thumbnail/a.ome.zarr"
+    for place in (tmp_path / "a.ome.zarr", url):
+        with BioWriter(place, image=image, pyramid=2):
+            pass
+        name = f"{'url' if place == url else 'folder'}.png"
+        said, _ = run("thumbnail", place, tmp_path / name, "--storage-option", "anon=true")
+        assert ": 80 x 60" in said
+    with Image.open(tmp_path / "folder.png") as one, Image.open(tmp_path / "url.png") as other:
+        np.testing.assert_array_equal(np.asarray(one), np.asarray(other))
+        np.testing.assert_array_equal(np.asarray(one)[:, :, 0] > 0, image[:, :, 0, 0, 0] > 0)
+
+
+# ------------------------------------------------------------------ interrupted
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_an_interrupt_leaves_everything_as_it_was(tmp_path, number):
+    image = np.random.default_rng(0).integers(0, 60000, (2048, 2048), "u2")
+    wells = tuple(Well("A", str(n), (Field("0"),)) for n in range(1, 17))
+    plate = Plate("", ("A",), tuple(map(str, range(1, 17))), wells)
+    for place in plate.paths:
+        with BioWriter(
+            tmp_path / "a.ome.zarr", image=image, group=place, plate=plate, compression="none"
+        ):
+            pass
+    target = tmp_path / "b.ome.zarr"
+    old_store(target)
+    words = ["convert", tmp_path / "a.ome.zarr", target, "--series", "all", "--overwrite"]
+    child = subprocess.Popen(
+        [sys.executable, "-m", "bioio_tk", *words, "--compression", "gzip", "--workers", "1"],
+        env=os.environ | {"PYTHONPATH": os.pathsep.join(p for p in sys.path if p)},
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    for _ in range(2000):
+        if (partial_path(target) / "A/2").exists():
+            break
+        time.sleep(0.01)
+    child.send_signal(number)
+    _, said = child.communicate(timeout=60)
+    assert child.returncode == {signal.SIGINT: 130, signal.SIGTERM: 143}[number], said
+    assert "is as it was before" in said
+    assert listed(tmp_path) == ["a.ome.zarr", "b.ome.zarr"]
+    assert zarr.open_array(target, mode="r")[:].tolist() == [7, 7, 7]
 
 
 # ------------------------------------------------------------------ finish

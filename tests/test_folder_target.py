@@ -9,6 +9,7 @@ import sys
 import textwrap
 import threading
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -27,16 +28,12 @@ def tree(folder):
     """Return everything under a folder: bytes of files, where links lead; nothing is followed."""
     found = {}
     for place, folders, names in os.walk(folder):
-        for name in (*folders, *names):
-            path = os.path.join(place, name)
-            key = os.path.relpath(path, folder)
-            if os.path.islink(path):
-                found[key] = f"-> {os.readlink(path)}"
-            elif os.path.isdir(path):
-                found[key] = None
+        for path in (Path(place, name) for name in (*folders, *names)):
+            key = str(path.relative_to(folder))
+            if path.is_symlink():
+                found[key] = f"-> {path.readlink()}"
             else:
-                with open(path, "rb") as file:
-                    found[key] = file.read()
+                found[key] = None if path.is_dir() else path.read_bytes()
     return found
 
 

@@ -67,17 +67,16 @@ WRITE = """
 
 
 @pytest.mark.parametrize("seed", range(KILLS))
-@pytest.mark.parametrize("there", [False, True])
-def test_kill_9_at_any_moment_leaves_the_target_untouched_or_complete(tmp_path, seed, there):
+def test_kill_9_at_any_moment_leaves_the_target_untouched_or_complete(tmp_path, seed):
     import json
 
     path = tmp_path / "image.ome.zarr"
-    how = list(HOW.values())[seed % len(HOW)]
+    how, there = list(HOW.values())[seed % len(HOW)], seed // len(HOW) % 2
     before = old(path) if there else {}
     child = start(WRITE, path, seed, json.dumps(how))
     try:
         assert child.stdout.readline() == "start\n"
-        time.sleep(float(np.random.default_rng([seed, there]).uniform(0, 0.25)))
+        time.sleep(float(np.random.default_rng(seed).uniform(0, 0.3)))
     finally:
         child.kill()
         said, errors = child.communicate()
@@ -150,7 +149,7 @@ def test_kill_9_while_it_is_moved_into_place_leaves_the_old_or_the_new(tmp_path,
     path = tmp_path / "image.ome.zarr"
     before = old(path)
     child = start(COMMIT, path, moment, True)
-    out, err = child.communicate(timeout=60)
+    _, err = child.communicate(timeout=60)
     assert child.returncode == (0 if moment == 10000 else -signal.SIGKILL), err
     if tree(path) != before:
         np.testing.assert_array_equal(oracles.zarr(path), coded(SHAPE))

@@ -18,7 +18,6 @@ import fuzz_zarr
 import numpy as np
 import pytest
 import zarr
-from fuzz_zarr import write_image
 
 from bioio_tk import BioReader, BioWriter
 from bioio_tk.errors import (
@@ -63,6 +62,20 @@ def edit(document: Path, change: Any) -> None:
     value = json.loads(document.read_text())
     change(value)
     document.write_text(json.dumps(value))
+
+
+_made: dict[Any, tuple[fuzz_zarr.Files, Any]] = {}
+
+
+def write_image(path: Path, version: int = 3, **more: Any) -> Any:
+    """Write the store of `fuzz_zarr.write_image`, which zarr-python makes once."""
+    key = (version, str(more))
+    if key not in _made:
+        pixels = fuzz_zarr.write_image(path, version, **more)
+        _made[key] = fuzz_zarr.load(path), pixels
+    files, pixels = _made[key]
+    fuzz_zarr.save(files, path)
+    return pixels
 
 
 def ours(path: Path, **more: Any) -> np.ndarray[Any, Any]:
@@ -159,7 +172,7 @@ def test_a_wrong_type_anywhere_is_an_error_or_does_no_harm(
     places = list(every_place(json.loads(text)))
     rng = np.random.default_rng(0)
     for place in places:
-        for number in rng.choice(len(WRONG), 3, replace=False):
+        for number in rng.choice(len(WRONG), 2, replace=False):
             value, damaged = WRONG[number], json.loads(text)
             holder = damaged
             for key in place[:-1]:
@@ -210,7 +223,7 @@ def test_a_chunk_too_large_to_read(path: Path, version: int) -> None:
     if key != source:
         key.parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(source, key)
-    with pytest.raises(BioIOError, match="too large|smaller"), BioReader(path) as br:
+    with pytest.raises(BioIOError, match=r"too large|smaller"), BioReader(path) as br:
         br[0, 0, 0, 0, 0]
 
 
@@ -493,9 +506,8 @@ def test_no_path_leads_out_of_the_store(path: Path, bad: str) -> None:
         sloppy = kind == "well" and bad in ("./0", "0/")
         assert (result == "ok") == sloppy or kind == "labels", kind
         if kind == "labels":
-            with BioReader(path) as br:
-                with pytest.raises((BioIOError, OSError)):
-                    br.labels[bad].close()
+            with BioReader(path) as br, pytest.raises((BioIOError, OSError, KeyError)):
+                br.labels[bad].close()
 
 
 def listing(path: Path, kind: str, bad: str) -> None:
@@ -599,8 +611,8 @@ def test_a_list_of_100_000_series_is_opened_by_its_first(path: Path) -> None:
 def test_names_that_are_no_text(path: Path) -> None:
     pixels = write_image(path)
     raw = os.fsencode(path) + b"/\xff\xfe"
-    os.mkdir(raw)
-    with open(raw + b"/zarr.json", "w") as file:
+    os.mkdir(raw)  # noqa: PTH102 - a path that is no text
+    with open(raw + b"/zarr.json", "w") as file:  # noqa: PTH123
         file.write('{"zarr_format": 3, "node_type": "group"}')
     with BioReader(path) as br:
         np.testing.assert_array_equal(br[:, :, 0, 0, 0], pixels[0, 0, 0])
@@ -642,7 +654,7 @@ def test_what_is_hostile_takes_no_memory(path: Path) -> None:
 
 
 def test_a_short_run_of_the_fuzzer_finds_nothing() -> None:
-    counts, findings = fuzz_zarr.fuzz(float(os.environ.get("BIOIO_TK_FUZZ", "4")), seed=3)
+    counts, findings = fuzz_zarr.fuzz(float(os.environ.get("BIOIO_TK_FUZZ", "2")), seed=3)
     assert not findings, findings.keys()
     assert sum(counts.values()) > 10
     assert counts["ok"] > 0

@@ -11,7 +11,6 @@ import signal
 import subprocess
 import sys
 import textwrap
-import time
 import xml.etree.ElementTree as ET
 
 import numpy as np
@@ -180,7 +179,7 @@ def test_a_process_that_was_killed_leaves_nothing_in_the_finished_store(tmp_path
             bw[:64] = image[:64] if how == "whole" else 3
             die()
     """
-    for how, expected in (("whole", IMAGE[:64]), ("before it is moved", IMAGE[:64])):
+    for how in ("whole", "before it is moved"):
         child = start(script, path, how)
         assert child.wait(60) == -signal.SIGKILL, child.stderr.read()
         child.communicate()
@@ -191,9 +190,7 @@ def test_a_process_that_was_killed_leaves_nothing_in_the_finished_store(tmp_path
             bw[64:] = IMAGE[64:]
     finish(path)
     assert not [n for n in tree(tmp_path) if n.endswith(".part")]
-    found = oracles.zarr(path)
-    np.testing.assert_array_equal(found[64:], IMAGE[64:])
-    np.testing.assert_array_equal(found[:64], expected)
+    np.testing.assert_array_equal(oracles.zarr(path), IMAGE)
 
 
 # ------------------------------------------------------------------ what cannot be
@@ -437,7 +434,7 @@ def test_documents_are_json_without_nan(tmp_path):
     finish(path)
     for name, data in documents(path).items():
         if not name.endswith(".xml"):
-            json.loads(data, parse_constant=lambda c: pytest.fail(c))
+            json.loads(data, parse_constant=pytest.fail)
 
 
 def test_finish_says_when_it_is_busy_with_itself(tmp_path):
@@ -459,4 +456,3 @@ def test_finish_says_when_it_is_busy_with_itself(tmp_path):
     child.stdin.write("\n" * 1000)
     done(child)
     assert names(tmp_path) == [path.name]
-    assert time.time() > 0

@@ -319,8 +319,8 @@ class FolderTarget(Target):
     def _check_replaceable(self) -> None:
         if self.path.is_symlink():
             raise TargetExistsError(
-                f"{str(self.path)!r} is a link to {str(self.path.readlink())!r}: remove the link, or "
-                "give the path of the image itself to replace it"
+                f"{str(self.path)!r} is a link to {str(self.path.readlink())!r}: remove the link, "
+                "or give the path of the image itself to replace it"
             )
         if not self.path.is_dir():
             raise TargetExistsError(

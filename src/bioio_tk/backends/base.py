@@ -192,7 +192,7 @@ class Sink(Protocol):
     result into place is the caller's business.
     """
 
-    caps: ClassVar[Caps]
+    caps: Caps
     images: tuple[ImageSpec, ...]
 
     def __init__(self, path: Any, images: tuple[ImageSpec, ...], options: StoreOptions) -> None: ...

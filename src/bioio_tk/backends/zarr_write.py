@@ -6,7 +6,7 @@ import math
 import tempfile
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 
@@ -47,7 +47,7 @@ _OPTIONS = ("ngff_version", "chunks", "shards", "windows", "label")
 class ZarrSink:
     """A new OME-Zarr image: one Zarr array for each level, the metadata of NGFF around them."""
 
-    caps: ClassVar[Caps] = Caps(parallel_store=True, tile_multiple=1)
+    caps: Caps = Caps(parallel_store=True, tile_multiple=1)
 
     def __init__(
         self,
@@ -70,6 +70,7 @@ class ZarrSink:
         self._samples: dict[TileKey, NDArray[Any]] = {}
         self._scratch: tempfile.TemporaryDirectory[str] | None = None
         if not isinstance(location, Path):
+            self.caps = replace(self.caps, waits=self._store.waits)
             self._scratch = tempfile.TemporaryDirectory(prefix="bioio_tk-")
         try:
             self._documents = documents or [
@@ -171,6 +172,14 @@ class ZarrSink:
         from bioio_tk.backends._zarr_collection import register
 
         register(root, group, version=version, plate=plate)
+
+    @staticmethod
+    def register_all(
+        root: Path, groups: Sequence[str], *, version: str, plate: Plate | None = None
+    ) -> None:
+        from bioio_tk.backends._zarr_collection import register_all
+
+        register_all(root, groups, version=version, plate=plate)
 
     @staticmethod
     def stored(path: Path) -> list[NDArray[np.bool_]]:

@@ -30,6 +30,8 @@ if TYPE_CHECKING:
 
 _Box: TypeAlias = tuple[tuple[int, int], ...]
 _MOST_BOXES = 8
+_WAITING_WORKERS = 16
+"""Threads for a sink that waits for a network; each may hold a tile."""
 _LARGEST_SHARD = 64 << 20
 """Bytes of pixels up to which a shard is stored in one piece."""
 
@@ -122,7 +124,7 @@ class TileWriter:
     ) -> None:
         self._sink = sink
         self._image = image
-        self._workers = workers
+        self._workers = max(workers, _WAITING_WORKERS) if sink.caps.waits else workers
         self._scratch = scratch
         self._method = method
         self._levels = sink.images[image].levels

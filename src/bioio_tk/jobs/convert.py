@@ -274,8 +274,6 @@ def _convert_collection(  # noqa: PLR0913
     **given: Any,
 ) -> list[ConvertReport]:
     """Convert all images of a file into one OME-Zarr."""
-    from bioio_tk.backends._zarr_collection import register_all
-
     if group:
         raise SpecError(f"group={group!r} is for one image: all of them make a store of their own")
     if isinstance(target, Url):
@@ -309,7 +307,7 @@ def _convert_collection(  # noqa: PLR0913
                         report, target=str(target), group=name, bytes_in=bytes_in, bytes_out=size
                     )
                 )
-            register_all(Path(str(place.partial)), groups, version=version, plate=plate)
+            sink.register_all(Path(str(place.partial)), groups, version=version, plate=plate)
         except BaseException:
             place.abort()
             raise
@@ -508,12 +506,15 @@ class _Tally:
         self._before += self._size
         self._size = 0
         self._left -= 1
-        return None if self._progress is None else self._tell
+        progress = self._progress
+        if progress is None:
+            return None
 
-    def _tell(self, done: int, total: int) -> None:
-        assert self._progress is not None
-        self._size = total
-        self._progress(self._before + done, self._before + total * (1 + self._left))
+        def tell(done: int, total: int) -> None:
+            self._size = total
+            progress(self._before + done, self._before + total * (1 + self._left))
+
+        return tell
 
 
 def _part(progress: Progress | None, before: int, total: int) -> Progress | None:

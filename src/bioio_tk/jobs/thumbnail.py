@@ -97,7 +97,7 @@ def thumbnail(
     return picture
 
 
-def render(
+def render(  # noqa: PLR0913 (a face: every option by its name)
     src: str | os.PathLike[str],
     *,
     size: int = 512,
@@ -139,7 +139,7 @@ def render(
     if isinstance(size, bool) or size < 1:
         raise SpecError(f"size={size!r}: give the longer side in pixels, 1 or more")
     workers = check_workers(max_workers)
-    with BioReader(src, workers, series=series) as full:
+    with BioReader(src, workers, series=series, storage_options=storage_options) as full:
         height, width, depth, _, times = full.shape
         z = _inside("z", depth // 2 if z is None else z, depth)
         t = _inside("t", t, times)
