@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 import zipfile
+from importlib.util import find_spec
 
 import numpy as np
 import pytest
@@ -23,6 +24,7 @@ from bioio_tk import BioReader, BioWriter, convert
 from bioio_tk.api import convert_series, describe
 from bioio_tk.backends import _zarr_collection as collection
 from bioio_tk.backends.zarr_read import ZarrSource
+from bioio_tk.cli.text import STORAGE_OPTION
 from bioio_tk.core.plate import Acquisition, Field, Plate, Well
 from bioio_tk.errors import DamagedFileError, SpecError, TargetExistsError, UnsupportedError
 from bioio_tk.target import partial_path
@@ -167,6 +169,37 @@ def test_options_of_the_command_line(tmp_path):
     assert (tmp_path / "c.zarr/.zattrs").exists()
 
 
+def test_values_of_the_command_line(tmp_path, monkeypatch):
+    read = STORAGE_OPTION["type"].convert
+    for text, pair in [
+        ("anon=true", ("anon", True)),
+        ("key=a=b", ("key", "a=b")),
+        (
+            'client_kwargs={"endpoint_url": "http://x"}',
+            ("client_kwargs", {"endpoint_url": "http://x"}),
+        ),
+    ]:
+        assert read(text, None, None) == pair
+    monkeypatch.setattr("bioio_tk.backends.zarr_write._MANY_FILES", 4)
+    source = tiff(tmp_path / "a.ome.tif", coded((128, 128, 1, 1, 1)))
+    for words, shards in [((), (64, 64)), (("--shards", "none"), None)]:
+        run("convert", source, tmp_path / "b.zarr", "--chunks", 32, "--overwrite", *words)
+        found = zarr.open_group(tmp_path / "b.zarr", mode="r")["0"].shards
+        assert (found and found[-2:]) == shards
+
+
+def test_a_segmentation_becomes_labels(tmp_path):
+    image = coded((600, 300, 1, 1, 1)) % np.uint16(7)
+    source = tiff(tmp_path / "a.ome.tif", image)
+    run("convert", source, tmp_path / "b.ome.zarr")
+    run("convert", source, tmp_path / "b.ome.zarr", "--group", "labels/a")
+    label = tmp_path / "b.ome.zarr/labels/a"
+    np.testing.assert_array_equal(pixels(label), image)
+    small = pixels(label, "1")
+    assert any(np.array_equal(small, image[y::2, x::2]) for y in (0, 1) for x in (0, 1))
+    assert "image-label" in attributes(label)
+
+
 def test_depth_is_shrunk_on_request(tmp_path):
     image = coded((64, 64, 8, 1, 1))
     with BioWriter(
@@ -298,7 +331,7 @@ def test_a_plate_is_read_once_however_large(tmp_path, monkeypatch):
     )
     monkeypatch.setattr(collection, "register", None)  # looks at every well, for each image
     convert_series(tmp_path / "a.ome.zarr", tmp_path / "b.ome.zarr")
-    assert len(opened) == 2
+    assert len(opened) == 1
 
 
 # ------------------------------------------------------------------ labels
@@ -345,6 +378,9 @@ def test_labels_that_are_not_wanted_or_cannot_be_kept(tmp_path):
     assert not (tmp_path / "b.ome.zarr/labels").exists()
     said, _ = run("convert", tmp_path / "a.ome.zarr", tmp_path / "b.ome.tif")
     assert "note: labels were not copied (nuclei, cells): only OME-Zarr keeps them" in said
+    if find_spec("fsspec"):
+        report = convert(tmp_path / "a.ome.zarr", "memory://test_no_labels/b.ome.zarr")
+        assert any("cannot be sent to a server" in note for note in report.notes)
     report = convert(tmp_path / "a.ome.zarr", tmp_path / "c.ome.zarr", level=1)
     assert report.labels == ("nuclei",)
     assert any("'cells' were not copied: they have no level 1" in note for note in report.notes)
@@ -534,6 +570,20 @@ def test_info_of_other_stores(tmp_path):
     assert "labels, 2 images" in said
 
 
+def test_labels_that_cannot_be_read_do_not_hide_the_image(tmp_path):
+    path = tmp_path / "a.ome.zarr"
+    labelled(path)
+    (path / "labels/cells/zarr.json").write_text("broken")
+    (path / "labels/nuclei/0/zarr.json").unlink()
+    said, _ = run("info", path)
+    assert "X 90  Y 70" in said
+    for name in ("cells", "nuclei"):
+        assert f"note: labels '{name}' cannot be read: " in said
+    with pytest.raises(DamagedFileError):
+        convert(path, tmp_path / "b.ome.zarr")
+    convert(path, tmp_path / "b.ome.zarr", labels=False)
+
+
 def test_a_folder_of_very_many_files_is_not_counted(tmp_path, monkeypatch):
     path = tmp_path / "a.ome.zarr"
     labelled(path, chunks=16)
@@ -541,6 +591,10 @@ def test_a_folder_of_very_many_files_is_not_counted(tmp_path, monkeypatch):
     found = describe(path)
     assert (found.bytes, found.files) == (None, None)
     assert "more than 10000 files" in run("info", path)[0]
+    sizes = iter(range(100))
+    monkeypatch.setattr("bioio_tk.jobs.describe.file_sizes", lambda _: sizes)
+    describe(path)
+    assert next(sizes) == 11  # no more were looked at
 
 
 def test_thumbnail_of_a_store_and_of_a_url(tmp_path):

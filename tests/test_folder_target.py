@@ -39,7 +39,8 @@ def tree(folder):
 
 def old(path, **more):
     made = path.with_name("made.ome.zarr") if path.name.endswith(".partial") else path
-    with BioWriter(made, image=OLD, chunks=16, pyramid=2, **more):
+    method = "nearest" if "labels" in more.get("group", "") else "mean"
+    with BioWriter(made, image=OLD, chunks=16, pyramid=2, downsample=method, **more):
         pass
     made.rename(path)
     return path

@@ -10,6 +10,7 @@ import sys
 import textwrap
 import time
 
+import google_crc32c
 import numpy as np
 import pytest
 import zarr
@@ -54,11 +55,8 @@ def listed(folder):
     return sorted(p.name for p in folder.iterdir())
 
 
-@pytest.mark.parametrize("version", ["0.4", "0.5"])
-@pytest.mark.parametrize("shards", [None, (64, 64)])
+@pytest.mark.parametrize(("version", "shards"), [("0.4", None), ("0.5", None), ("0.5", (64, 64))])
 def test_what_is_counted_and_what_is_read(tmp_path, version, shards):
-    if version == "0.4" and shards:
-        pytest.skip("Zarr 2 has no shards")
     image = coded((64, 80, 2, 2, 2)) + np.uint16(1)
     path = tmp_path / "a.ome.zarr"
     boxes = [np.s_[:, :, 1:2, 0:1, 1:2], np.s_[32:64, 0:32, 0:1, 1:2, 0:1]]
@@ -131,6 +129,47 @@ def test_a_chunk_cut_off_is_dropped(tmp_path, compression, version):
     assert not [p for p in path.rglob("*") if p.name.endswith(".part")]
 
 
+def test_chunks_of_a_whole_shard_are_counted_one_by_one(tmp_path):
+    image = coded((64, 96, 1, 1, 1)) + np.uint16(1)
+    image[32:, :32] = 0  # never stored
+    path = tmp_path / "a.ome.zarr"
+    kill(left_behind(path, image, [np.s_[:]], chunks=32, shards=64))
+    report = recover(path)
+    assert report.tiles == ((5, 6),)
+    np.testing.assert_array_equal(pixels(path), image)
+
+
+def test_a_shard_that_lacks_a_chunk_is_dropped(tmp_path):
+    image = coded((64, 64, 1, 1, 1)) + np.uint16(1)
+    path = tmp_path / "a.ome.zarr"
+    kill(left_behind(path, image, [np.s_[:]], chunks=64, shards=64))
+    (file,) = (p for p in (partial_path(path) / "0/c").rglob("*") if p.is_file())
+    table = np.array([[0, 1 << 20]], "<u8").tobytes()
+    checksum = google_crc32c.value(table).to_bytes(4, "little")
+    file.write_bytes(file.read_bytes()[: -len(table) - 4] + table + checksum)
+    with pytest.raises(DamagedFileError, match="no tile"):
+        recover(path)
+
+
+def test_labels_that_were_being_copied_are_dropped(tmp_path):
+    image = coded((64, 64, 1, 1, 1)) + np.uint16(1)
+    path = tmp_path / "a.ome.zarr"
+    kill(left_behind(path, image, [np.s_[:]], chunks=32))
+    BioWriter(
+        partial_path(path), backend="zarr", group="labels/done", image=image[:, :, 0, 0, 0]
+    ).close()
+    label = BioWriter(
+        partial_path(path), backend="zarr", group="labels/begun", image=image[:, :, 0, 0, 0]
+    )
+    with label._busy():
+        pass
+    kill(label)
+    recover(path)
+    assert listed(path / "labels") == ["done", "zarr.json"]
+    with BioReader(path) as br:
+        assert list(br.labels) == ["done"]
+
+
 def test_a_shard_without_a_good_index_is_dropped(tmp_path):
     image = coded((64, 128, 1, 1, 1)) + np.uint16(1)
     path = tmp_path / "a.ome.zarr"
@@ -181,6 +220,8 @@ def test_the_target_is_protected(tmp_path):
     image = coded((32, 32, 1, 1, 1)) + np.uint16(1)
     path = tmp_path / "a.ome.zarr"
     kill(left_behind(path, image, [np.s_[:]], chunks=16))
+    part = partial_path(path) / "0/c/0/0/0/0/0.1-2.part"
+    part.write_bytes(b"")
     path.mkdir()
     (path / "notes.txt").write_text("mine")
     for overwrite in (False, True):
@@ -188,6 +229,7 @@ def test_the_target_is_protected(tmp_path):
             recover(path, overwrite=overwrite)
     assert listed(tmp_path) == ["a.ome.zarr", "a.ome.zarr.partial"]
     assert (path / "notes.txt").read_text() == "mine"
+    assert part.exists()  # nothing was touched
     (path / "notes.txt").unlink()
     path.rmdir()
     zarr.create_array(path, shape=(3,), dtype="u1")[:] = 1

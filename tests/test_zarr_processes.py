@@ -201,7 +201,8 @@ def test_a_process_that_was_killed_leaves_nothing_in_the_finished_store(tmp_path
     ("key", "axis"),
     [
         (np.s_[10:64], "Y"), (np.s_[:63], "Y"), (np.s_[64:149], "Y"), (np.s_[5], "Y"),
-        (np.s_[:, 100:], "X"), (np.s_[:, :200], "X"), (np.s_[:, :, :1], "Z"), (np.s_[:, :, 3:], "Z"),
+        (np.s_[:, 100:], "X"), (np.s_[:, :200], "X"), (np.s_[:, :, :1], "Z"),
+        (np.s_[:, :, 3:], "Z"),
         (np.s_[::2], "Y"), (np.s_[[0, 70]], "Y"), (np.s_[..., 1:4, 0, 0], "Z"),
     ],
     ids=str,

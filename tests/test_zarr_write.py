@@ -68,21 +68,23 @@ def files(path):
 
 
 @pytest.mark.parametrize(
-    ("shape", "dtype"),
+    ("shape", "dtype", "shards"),
     [
-        ((100_000, 100_000), "u1"),
-        ((100_000, 100_000, 1, 4), "u2"),
-        ((2048, 2048, 500, 4, 1000), "u2"),
-        ((512, 512, 1, 1, 1_000_000), "u1"),
-        ((300, 200_000, 200, 1, 1), "f8"),
-        ((1, 1, 1, 1, 300_000), "u1"),
+        ((100_000, 100_000), "u1", (1, 1, 1, 2048, 2048)),
+        ((100_000, 100_000, 1, 4), "u2", (1, 1, 1, 4096, 4096)),
+        ((250_000, 250_000), "u1", (1, 1, 1, 4096, 4096)),
+        ((2048, 2048, 500, 4, 1000), "u2", (1, 1, 64, 2048, 2048)),
+        ((512, 512, 1, 1, 1_000_000), "u1", (256, 1, 1, 512, 512)),
+        ((300, 200_000, 200, 1, 1), "f8", (1, 1, 4, 300, 4096)),
+        ((1, 1, 1, 1, 300_000), "u1", (128, 1, 1, 1, 1)),
     ],
 )
-def test_large_images_are_thousands_of_files(tmp_path, shape, dtype):
+def test_large_images_are_thousands_of_files(tmp_path, shape, dtype, shards):
     path = tmp_path / "a.ome.zarr"
     with BioWriter(path, shape=shape, dtype=dtype, mode="create", pyramid=True):
         pass
     group = zarr.open_group(tmp_path / "a.ome.zarr.partial", mode="r")
+    assert group["0"].shards == shards
     total = 0
     for dataset in group.attrs["ome"]["multiscales"][0]["datasets"]:
         array = group[dataset["path"]]
@@ -534,6 +536,42 @@ def test_groups_where_there_can_be_none(tmp_path):
     with pytest.raises(SpecError, match="no Zarr store"):
         BioWriter(folder, shape=(9, 8), dtype="u1", group="0")
     assert [p.name for p in folder.iterdir()] == ["thesis.doc"]
+
+
+@pytest.mark.parametrize("group", ["B-1/1/0", "B/1 a/0", "B/1/field_0"])
+def test_names_that_no_plate_has(tmp_path, group):
+    path = write(tmp_path / "a.ome.zarr", coded((9, 8)), group="A/1/0")
+    before = sorted(path.rglob("*"))
+    with pytest.raises(SpecError, match="letters and digits only"):
+        BioWriter(path, shape=(9, 8), dtype="u1", group=group)
+    assert sorted(path.rglob("*")) == before
+
+
+def test_labels_of_no_image(tmp_path):
+    path = write(tmp_path / "a.ome.zarr", coded((9, 8)), group="A/1/0")
+    for group in ("labels/cells", "A/1/1/labels/cells"):
+        with pytest.raises(SpecError, match="no image"):
+            BioWriter(path, shape=(9, 8), dtype="u1", group=group)
+    write(path, coded((9, 8), "u1"), group="A/1/0/labels/cells")
+    assert attributes(path / "A/1/0/labels")["labels"] == ["cells"]
+    with BioReader(path) as br, br.labels["cells"] as labels:
+        np.testing.assert_array_equal(labels[:], coded((9, 8), "u1"))
+
+
+@pytest.mark.xfail(reason="the default is 0.5, whatever the store is", strict=True)
+def test_what_is_added_has_the_version_of_the_store(tmp_path):
+    path = write(tmp_path / "a.ome.zarr", coded((9, 8)), ngff_version="0.4")
+    write(path, coded((9, 8), "u1"), group="labels/cells")
+    labels = zarr.open_group(path, mode="r", zarr_format=2)["labels/cells/0"]
+    np.testing.assert_array_equal(labels[0, 0, 0], coded((9, 8), "u1"))
+
+
+@pytest.mark.xfail(reason="labels have one level unless pyramid= says otherwise", strict=True)
+def test_labels_have_the_levels_of_their_image(tmp_path):
+    """https://ngff.openmicroscopy.org/0.5/#labels-md: as many as the original image."""
+    path = write(tmp_path / "a.ome.zarr", coded((64, 64)), pyramid=3)
+    write(path, coded((64, 64), "u1"), group="labels/cells")
+    assert len(attributes(path / "labels/cells")["multiscales"][0]["datasets"]) == 3
 
 
 def test_an_error_in_a_group_leaves_the_store_as_it_was(tmp_path):

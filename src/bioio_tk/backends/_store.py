@@ -114,9 +114,8 @@ class FolderStore:
             return None
         try:
             return pread_all(fd)
-        except IsADirectoryError as exc:  # a chunk that is a folder is not one that is missing
-            exc.filename = self._prefix + key
-            raise
+        except IsADirectoryError:
+            return None
         finally:
             os.close(fd)
 

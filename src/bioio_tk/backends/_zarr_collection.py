@@ -97,7 +97,15 @@ class _Lists:
             raise SpecError(f"{self._store.where()!r} is one array: nothing can be added to it")
         root = self._group("")
         if "labels" in parts[:-1]:
+            image = "/".join(parts[: parts.index("labels")])
+            if not self._group(image).multiscales:
+                raise SpecError(
+                    f"there is no image in {self._store.where(image)!r} to add labels to: write "
+                    "the image first"
+                )
             return
+        if len(parts) == 3:
+            _check_names(*parts)
         if len(parts) == 3 and (root.multiscales or root.layout is not None):
             raise SpecError(f"{self._store.where()!r} holds images and is no plate")
         if len(parts) == 1 and (root.multiscales or root.plate is not None):
@@ -185,6 +193,13 @@ class _Lists:
             finally:
                 source.close()
         self._store.put(OME_XML, ome.document(specs).encode())
+
+
+def _check_names(row: str, column: str, field: str) -> None:
+    """Raise SpecError where NGFF does not have such names."""
+    well = Well(row, column, (Field(field),))
+    ngff.plate_attributes(Plate(rows=(row,), columns=(column,), wells=(well,)), "0.5")
+    ngff.well_attributes(well, "0.5")
 
 
 def _joined(first: tuple[str, ...], more: tuple[str, ...]) -> tuple[str, ...]:

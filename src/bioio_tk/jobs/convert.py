@@ -109,7 +109,7 @@ def convert(  # noqa: PLR0913 (a face: every option by its name)
     predictor: bool | None = None,
     tile_size: int | tuple[int, int] = 1024,
     pyramid: bool | int = True,
-    downsample: str = "mean",
+    downsample: str | None = None,
     dtype: Any = None,
     cast: str | None = None,
     overwrite: bool = False,
@@ -137,8 +137,10 @@ def convert(  # noqa: PLR0913 (a face: every option by its name)
         The file to make; its ending says the format.
     series, level : int, optional
         Which image of the file, and which of its resolutions; the first and largest by default.
-    compression, compression_level, predictor, tile_size, downsample, overwrite
+    compression, compression_level, predictor, tile_size, overwrite
         As for `BioWriter`.
+    downsample : str, optional
+        As for `BioWriter`; ``"mean"`` by default, and ``"nearest"`` for labels.
     ngff_version, chunks, shards, pyramid_z, group
         As for `BioWriter`, for OME-Zarr.
     labels : bool
@@ -238,15 +240,16 @@ def convert_series(
     options.pop("series", None)
     inspect.signature(convert).bind(src, dst, **options)  # raises for a keyword it does not have
     target = locate(dst)
-    storage = options.get("storage_options")
-    with BioReader(src, 1, storage_options=_remote_only(src, storage)) as reader:
+    workers = check_workers(options.get("max_workers"))
+    remote = _remote_only(src, options.get("storage_options"))
+    with BioReader(src, workers, storage_options=remote) as reader:
         count = reader.n_series
-        apart = "{series}" in target.name or not registry.for_writing(target).marks
-    tally = _Tally(options.pop("progress", None), count)
-    if not apart:
-        if count == 1 and reader.plate is None:
-            return [convert(src, dst, **options, progress=tally.one())]
-        return _convert_collection(src, target, tally, **options)
+        tally = _Tally(options.pop("progress", None), count)
+        together = registry.for_writing(target).marks and "{series}" not in target.name
+        if together and (count > 1 or reader.plate is not None):
+            return _convert_collection(reader, target, tally, **options)
+    if together:
+        return [convert(src, dst, **options, progress=tally.one())]
     targets = [series_path(check_path(dst), number) for number in range(count)]
     if not options.get("overwrite"):
         there = next((str(path) for path in targets if path.exists()), None)
@@ -260,58 +263,54 @@ def convert_series(
     return reports
 
 
-def _convert_collection(  # noqa: PLR0913
-    src: Any,
+def _convert_collection(
+    reader: BioReader,
     target: Location,
     tally: _Tally,
     *,
     level: int | None = None,
     labels: bool = True,
     overwrite: bool = False,
-    group: str = "",
-    storage_options: dict[str, Any] | None = None,
-    max_workers: int | None = None,
     **given: Any,
 ) -> list[ConvertReport]:
     """Convert all images of a file into one OME-Zarr."""
-    if group:
-        raise SpecError(f"group={group!r} is for one image: all of them make a store of their own")
+    if given.get("group"):
+        raise SpecError(
+            f"group={given['group']!r} is for one image: all of them make a store of their own"
+        )
     if isinstance(target, Url):
         raise UnsupportedError(
             f"{str(target)!r} is a URL, and only single images are written to a server: convert "
             "to a folder here and upload that"
         )
-    workers = check_workers(max_workers)
+    _check_apart(reader.path, target)
+    more = {k: v for k, v in given.items() if k not in ("max_workers", "storage_options")}
+    options = _writer_options(**more, backend="zarr")
     version = str(given.get("ngff_version") or "0.5")
-    options = _writer_options(**given, backend="zarr")
     row = registry.for_writing(target)
     sink: Any = registry.load_sink(row)
-    remote = _remote_only(src, storage_options)
-    with BioReader(src, workers, storage_options=remote) as reader:
-        _check_apart(reader.path, target)
-        plate = _plate(reader, version)
-        groups = list(map(str, range(reader.n_series))) if plate is None else list(plate.paths)
-        bytes_in = bytes_on_disk(reader.path)
-        place = target_for(target, row, sink, overwrite=overwrite, storage_options={})
-        place.open()
-        try:
-            reports = []
-            for number, name in enumerate(groups):
-                reader._choose(number, level or 0)  # noqa: SLF001 (opening a plate costs a look at each well)
-                folder = Path(str(place.partial)) / name
-                folder.parent.mkdir(parents=True, exist_ok=True)
-                report = _convert(reader, folder, options, labels=labels, progress=tally.one())
-                size = bytes_on_disk(folder)
-                reports.append(
-                    replace(
-                        report, target=str(target), group=name, bytes_in=bytes_in, bytes_out=size
-                    )
-                )
-            sink.register_all(Path(str(place.partial)), groups, version=version, plate=plate)
-        except BaseException:
-            place.abort()
-            raise
-        _commit(place)
+    plate = _plate(reader, version)
+    groups = list(map(str, range(reader.n_series))) if plate is None else list(plate.paths)
+    bytes_in = bytes_on_disk(reader.path)
+    place = target_for(target, row, sink, overwrite=overwrite, storage_options={})
+    place.open()
+    root = Path(str(place.partial))
+    reports = []
+    try:
+        for number, name in enumerate(groups):
+            reader._choose(number, level or 0)  # noqa: SLF001 (opening a plate takes its time)
+            folder = root / name
+            folder.parent.mkdir(parents=True, exist_ok=True)
+            report = _convert(reader, folder, options, labels=labels, progress=tally.one())
+            size = bytes_on_disk(folder)
+            reports.append(
+                replace(report, target=str(target), group=name, bytes_in=bytes_in, bytes_out=size)
+            )
+        sink.register_all(root, groups, version=version, plate=plate)
+    except BaseException:
+        place.abort()
+        raise
+    _commit(place)
     return reports
 
 
@@ -431,10 +430,18 @@ def _check_apart(source: Location, target: Location, *, inside: bool = False) ->
 
 
 def _writer_options(
-    *, pyramid: bool | int = True, dtype: Any = None, cast: str | None = None, **more: Any
+    *,
+    pyramid: bool | int = True,
+    downsample: str | None = None,
+    dtype: Any = None,
+    cast: str | None = None,
+    group: str = "",
+    **more: Any,
 ) -> dict[str, Any]:
     """Return the keywords for `BioWriter`."""
-    options = {"pyramid": pyramid, "cast": cast, **more}
+    method = "nearest" if "labels" in group.split("/")[:-1] else "mean"
+    options = {"pyramid": pyramid, "cast": cast, "group": group, **more}
+    options["downsample"] = downsample or method
     if dtype is not None:
         options.update(dtype=dtype, cast=cast or "exact")
     return options

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from dataclasses import asdict, dataclass
+from contextlib import closing
+from dataclasses import asdict, dataclass, replace
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,7 +14,7 @@ from bioio_tk.backends.base import OpenOptions
 from bioio_tk.core.location import locate
 from bioio_tk.core.region import AXES
 from bioio_tk.core.units import convert_length
-from bioio_tk.errors import SpecError
+from bioio_tk.errors import BioIOError, SpecError
 from bioio_tk.jobs.convert import file_sizes
 
 if TYPE_CHECKING:
@@ -248,14 +249,15 @@ def describe(
         layout = _layout(source, place)
         count = len(source.images)
         most = images if images is not None else _MOST_IMAGES if layout else count
-        series = tuple(_series(source, n, place, options) for n in range(min(most, count)))
+        notes: list[str] = []
+        series = tuple(_series(source, n, place, options, notes) for n in range(min(most, count)))
         size, files = _on_disk(place)
         return FileInfo(
             path=str(path),
             backend=row.name,
             bytes=size,
             series=series,
-            notes=tuple(source.notes),
+            notes=(*source.notes, *notes),
             layout=layout,
             images=count,
             files=files,
@@ -289,7 +291,9 @@ def _on_disk(place: Location) -> tuple[int | None, int | None]:
     return (None, None) if len(sizes) > _MOST_FILES else (sum(sizes), len(sizes))
 
 
-def _series(source: Any, number: int, place: Location, options: OpenOptions) -> SeriesInfo:
+def _series(
+    source: Any, number: int, place: Location, options: OpenOptions, notes: list[str]
+) -> SeriesInfo:
     spec: ImageSpec = source.images[number]
     channels = [{"name": channel.name, "color": channel.color} for channel in spec.channels]
     size = spec.physical_size
@@ -308,24 +312,24 @@ def _series(source: Any, number: int, place: Location, options: OpenOptions) -> 
         stored_axes=str(details.get("axes", "")),
         ngff_version=str(details.get("ngff_version", "")),
         zarr_format=details.get("zarr_format"),
-        labels=_labels(source, number, place, options),
+        labels=_labels(source, number, place, options, notes),
     )
 
 
 def _labels(
-    source: Any, number: int, place: Location, options: OpenOptions
+    source: Any, number: int, place: Location, options: OpenOptions, notes: list[str]
 ) -> tuple[LabelInfo, ...]:
-    """Return the label images of an image."""
+    """Return the label images of an image; those that cannot be read go to the notes."""
     if not hasattr(source, "labels"):
         return ()
     found = []
     for name, group in source.labels(number).items():
-        labels = type(source)(place, OpenOptions(None, group, options.storage_options))
         try:
-            spec = labels.images[0]
-            found.append(LabelInfo(name, spec.dtype.name, _levels(labels, 0, spec)))
-        finally:
-            labels.close()
+            with closing(type(source)(place, replace(options, group=group))) as labels:
+                spec = labels.images[0]
+                found.append(LabelInfo(name, spec.dtype.name, _levels(labels, 0, spec)))
+        except (BioIOError, OSError) as exc:
+            notes.append(f"labels {name!r} cannot be read: {exc}")
     return tuple(found)
 
 
