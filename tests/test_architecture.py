@@ -120,7 +120,8 @@ def test_only_the_engine_starts_threads(path):
     for module, line in imports(path):
         parts = module.split(".")
         allowed = {"asyncio"} & LOOPS.get(name(path), set())
-        assert parts[0] not in {"concurrent", "multiprocessing", "asyncio", "_thread"} - allowed, line
+        banned = {"concurrent", "multiprocessing", "asyncio", "_thread"} - allowed
+        assert parts[0] not in banned, line
         assert parts[-1] not in THREADS, f"{name(path)}:{line}"
     for node in ast.walk(tree(path)):
         if isinstance(node, ast.Attribute) and node.attr in THREADS:

@@ -18,6 +18,7 @@ from fuzz_zarr import write_image
 from images import coded
 
 from bioio_tk import BioReader, BioWriter, finish, target
+from bioio_tk.backends import _store
 from bioio_tk.errors import SpecError, TargetBusyError, TargetExistsError
 
 OLD = coded((40, 50), seed=1)
@@ -207,6 +208,17 @@ def test_a_foreign_thing_where_the_unfinished_image_would_be_is_not_touched(tmp_
     assert tree(tmp_path) == before
 
 
+def test_what_comes_between_where_the_unfinished_image_would_be_is_not_touched(tmp_path):
+    path = tmp_path / "image.ome.zarr"
+    bw = BioWriter(path, image=NEW, overwrite=True)
+    photos_below(tmp_path / "image.ome.zarr.partial")
+    before = tree(tmp_path)
+    with pytest.raises(TargetExistsError, match=r"photo\.jpg"):
+        bw[:] = NEW
+    bw.abort()
+    assert tree(tmp_path) == before
+
+
 @pytest.mark.parametrize("kind", ["file", "dangling link", "linked store"])
 def test_nothing_but_a_folder_is_finished_or_written_on(tmp_path, kind):
     path = tmp_path / "image.ome.zarr"
@@ -276,12 +288,16 @@ def test_nothing_is_added_to_an_array(tmp_path):
 # ------------------------------------------------------------------ replaced
 
 
-@pytest.mark.parametrize("kind", ["ours", "packed in shards", "foreign 2", "foreign 3", "plate"])
+@pytest.mark.parametrize(
+    "kind", ["ours", "packed in shards", "foreign 2", "foreign 3", "foreign, an array? 3", "plate"]
+)
 @pytest.mark.parametrize("swap", [True, False])
 def test_a_store_is_replaced_where_it_was_asked_for(tmp_path, monkeypatch, kind, swap):
     path = tmp_path / "image.ome.zarr"
     if kind.startswith("foreign"):
         write_image(path, int(kind[-1]))
+        if "array" in kind:  # the word in the attributes of a group makes no array of it
+            zarr.open_group(path).attrs["type"] = "array"
     else:
         old(path, group="A/1/0" if kind == "plate" else "", shards=32)
     (path / ".DS_Store").write_bytes(b"of a Mac")
@@ -348,6 +364,35 @@ def test_readers_go_on_with_the_old_pixels_and_the_last_one_removes_them(tmp_pat
         assert len(names(tmp_path)) == 2
         np.testing.assert_array_equal(one[5:], OLD[5:])
     assert names(tmp_path) == [path.name]
+
+
+def test_a_store_that_is_replaced_before_it_is_locked_is_opened_anew(tmp_path, monkeypatch):
+    path = old(tmp_path / "image.ome.zarr")
+    real, calls = _store._lock_shared, []
+
+    def late(folder):
+        calls.append(folder)
+        if len(calls) == 1:
+            replace(path)
+        return real(folder)
+
+    monkeypatch.setattr(_store, "_lock_shared", late)
+    with BioReader(path) as br:
+        np.testing.assert_array_equal(br[:], NEW)
+    assert len(calls) > 1
+    assert names(tmp_path) == [path.name]
+
+
+def test_what_a_reader_without_a_lock_misses_is_never_0(tmp_path, monkeypatch):
+    path = old(tmp_path / "image.ome.zarr")
+    monkeypatch.setattr(_store, "_lock_shared", lambda folder: False)
+    with BioReader(path) as br:
+        np.testing.assert_array_equal(br[:], OLD)
+        shutil.rmtree(path / "0" / "c")
+        assert not br[0, 0].any()  # the store stands where it stood: chunks that are not there
+        path.rename(tmp_path / "elsewhere")
+        with pytest.raises(FileNotFoundError, match="removed while it was being read"):
+            br[:]
 
 
 def test_a_store_is_replaced_again_and_again_under_a_reader(tmp_path):

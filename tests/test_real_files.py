@@ -87,8 +87,8 @@ def compare(path: Path, series: int, truth: dict[str, Any]) -> list[str]:
             return [f"series {series} is {br.dtype}, not {truth['dtype']}"]
         wrong = []
         if "plane_sha256" not in truth:  # large ones have a hash of the whole image alone
-            stack = br[:].reshape(br.shape).transpose(4, 3, 2, 0, 1)
-            return [] if plane_hash(stack) == truth["tczyx_sha256"] else [f"series {series} differs"]
+            found = plane_hash(br[:].reshape(br.shape).transpose(4, 3, 2, 0, 1))
+            return [] if found == truth["tczyx_sha256"] else [f"series {series} differs"]
         for key, value in truth["plane_sha256"].items():
             at = re.fullmatch(r"t(\d+)c(\d+)z(\d+)", key)
             assert at

@@ -193,6 +193,41 @@ def test_a_process_that_was_killed_leaves_nothing_in_the_finished_store(tmp_path
     np.testing.assert_array_equal(oracles.zarr(path), IMAGE)
 
 
+KILLED = """
+    import os, signal, sys
+    from bioio_tk import finish
+    from bioio_tk.backends.zarr_write import ZarrSink
+
+    real, seen = ZarrSink.store_tile, []
+    def store(self, at, encoded):
+        seen.append(at)
+        if len(seen) == int(sys.argv[2]):
+            os.kill(os.getpid(), signal.SIGKILL)
+        real(self, at, encoded)
+    ZarrSink.store_tile = store
+    finish(sys.argv[1], max_workers=1)
+"""
+
+
+@pytest.mark.parametrize("shards", [64, False])
+@pytest.mark.parametrize("moment", [2, 7])
+def test_a_finish_that_was_killed_is_done_again(tmp_path, shards, moment):
+    one, path = tmp_path / "one.ome.zarr", tmp_path / "image.ome.zarr"
+    with BioWriter(one, shape=SHAPE, dtype="u2", pyramid=3, shards=shards, **SAID) as bw:
+        bw[:] = IMAGE
+    lay_out(path, pyramid=3, shards=shards)
+    with BioWriter(path, mode="r+") as bw:
+        bw[:] = IMAGE
+    child = start(KILLED, path, moment)
+    assert child.wait(60) == -signal.SIGKILL
+    child.communicate()
+    assert names(tmp_path) == ["image.ome.zarr.partial", "one.ome.zarr"]
+    finish(path)
+    assert meaning(path) == meaning(one)
+    for level in range(3):
+        np.testing.assert_array_equal(oracles.zarr(path, level), oracles.zarr(one, level))
+
+
 # ------------------------------------------------------------------ what cannot be
 
 
@@ -247,7 +282,7 @@ def test_a_layout_is_not_laid_out_twice_or_written_by_one(tmp_path):
     lay_out(path)
     before = tree(tmp_path)
     for mode in ("create", "w"):
-        with pytest.raises(TargetExistsError, match=r"bioio_tk\.finish.*overwrite=True"):
+        with pytest.raises(TargetExistsError, match=r"overwrite=True.*bioio_tk\.finish"):
             BioWriter(path, mode=mode, shape=(3, 3), dtype="u1")
     assert tree(tmp_path) == before
     BioWriter(path, mode="create", shape=(3, 3), dtype="u1", overwrite=True).close()

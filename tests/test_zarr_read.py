@@ -498,18 +498,7 @@ def test_labels(tmp_path, v):
 
 
 @pytest.mark.parametrize("v", [2, 3])
-@pytest.mark.parametrize(
-    "folder",
-    [
-        "",
-        pytest.param(
-            "a.zarr",
-            marks=pytest.mark.xfail(
-                reason="open_store adds the folder in a zip twice", strict=True
-            ),
-        ),
-    ],
-)
+@pytest.mark.parametrize("folder", ["", "a.zarr"])
 def test_packed(tmp_path, v, folder):
     pixels = coded((2, 9, 8))
     version = "0.5" if v == 3 else "0.4"

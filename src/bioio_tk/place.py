@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bioio_tk.core.location import Location, Url
-from bioio_tk.errors import SpecError, UnsupportedError
+from bioio_tk.errors import SpecError, TargetExistsError, UnsupportedError
 from bioio_tk.target import SUFFIX, FolderTarget, target_for
 
 if TYPE_CHECKING:
@@ -69,13 +69,20 @@ class Place:
                 overwrite=overwrite,
                 storage_options=storage_options,
             )
-        if self._root.is_dir():
-            if not sink.exists(self._root, {}) and sink.foreign(self._root, begun=True) is not None:
-                raise SpecError(
-                    f"{str(self._root)!r} is a folder, and no Zarr store: nothing in it is touched"
-                )
-            sink.check_group(self._root, self._group)
+        strange = self._root.is_dir() and not sink.exists(self._root, {})
+        if strange and sink.foreign(self._root, begun=True) is not None:
+            raise SpecError(
+                f"{str(self._root)!r} is a folder, and no Zarr store: nothing in it is touched"
+            )
+        sink.check_group(self._root, self._group)
         return _GroupTarget(self._root, self._group, overwrite=overwrite, foreign=sink.foreign)
+
+    def expected(self, sink: Any) -> tuple[str | None, int | None]:
+        """Return the version and the number of levels that the store wants; None: no matter."""
+        found: tuple[str | None, int | None] = (None, None)
+        if self._group and self._root.is_dir():
+            found = sink.expected(self._root, self._group)
+        return found
 
     def leftover(self, sink: Any, *, shared: bool) -> FolderTarget:
         """Return the target of an image that was laid out before."""
@@ -153,6 +160,12 @@ class _GroupTarget(FolderTarget):
             missing = missing.parent
         self.path.parent.mkdir(parents=True, exist_ok=True)
         super().open()
+
+    def _refuse_leftover(self) -> None:
+        raise TargetExistsError(
+            f"{str(self.partial)!r} is left from a write that was interrupted: pass "
+            "overwrite=True to start anew"
+        )
 
     def abort(self) -> None:
         """Remove the partial folder, and the folders made for it."""

@@ -367,9 +367,9 @@ class FolderTarget(Target):
 
     def _refuse_leftover(self) -> None:
         raise TargetExistsError(
-            f"{str(self.partial)!r} is left from a write that was interrupted, or was laid out "
-            f"with mode='create': bioio_tk.finish({str(self.path)!r}) completes what was laid "
-            "out, overwrite=True starts anew"
+            f"{str(self.partial)!r} is left from a write that was interrupted: keep it with "
+            f"'bioio-tk recover {self.path}', or pass overwrite=True to start anew; what was laid "
+            f"out with mode='create' is completed by bioio_tk.finish({str(self.path)!r})"
         )
 
     def _same_file(self, fd: int) -> None:

@@ -77,14 +77,14 @@ class BioWriter(BioBase):
         Store differences of neighbouring pixels, where the codec allows it.
     tile_size : int or (int, int)
         Height and width of the tiles (in OME-Zarr: chunks), multiples of 16.
-    pyramid : bool or int
+    pyramid : bool or int, optional
         True adds smaller resolutions until a plane fits into 256 pixels; a number is that of all
-        resolutions, the full one included.
+        resolutions, the full one included. By default none; for labels as many as their image has.
     pyramid_z : bool
         Shrink along Z as well, as soon as pixels are as large as planes are apart (OME-Zarr).
-    downsample : str
-        How pixels are joined: ``"mean"``, ``"nearest"``, ``"mode"`` (for labels), ``"median"`` or
-        ``"max"``.
+    downsample : str, optional
+        How pixels are joined: ``"mean"`` (default), ``"nearest"``, ``"mode"`` (the default for
+        labels), ``"median"`` or ``"max"``.
     cast : str, optional
         Convert pixels of another type: ``"exact"`` (raise where a value does not fit), ``"clip"``,
         ``"scale"`` or ``"wrap"``. By default another type is an error.
@@ -144,8 +144,8 @@ class BioWriter(BioBase):
         compression_level: int | None = None,
         predictor: bool | None = None,
         tile_size: int | tuple[int, int] = 1024,
-        pyramid: bool | int = False,
-        downsample: str = "mean",
+        pyramid: bool | int | None = None,
+        downsample: str | None = None,
         cast: str | None = None,
         overwrite: bool = False,
         mode: str = "w",
@@ -171,13 +171,18 @@ class BioWriter(BioBase):
         self._cast = cast
         if cast is not None and cast not in CASTS:
             raise SpecError(f"cast={cast!r}: choose one of {', '.join(CASTS)}")
-        if downsample not in METHODS:
+        if downsample is not None and downsample not in METHODS:
             raise SpecError(f"downsample={downsample!r}: choose one of {', '.join(METHODS)}")
-        self._method = downsample
         self._draft = Draft()
         self._image: NDArray[Any] | None = None
         self._describe(metadata, image, like, properties)
         place = Place(self._path, self._row, group, plate)
+        self._sink_class: Any = registry.load_sink(self._row)
+        self._method = downsample or ("mode" if place.is_label else "mean")
+        version, levels = place.expected(self._sink_class)
+        if pyramid is None and levels is not None:
+            self._levels = levels
+        ngff_version = _agreed_version(ngff_version, version)
         self._ngff_version = ngff_version
         extra = {
             "bigtiff": bigtiff,
@@ -189,7 +194,6 @@ class BioWriter(BioBase):
         given = {name: value for name, value in extra.items() if value is not None}
         self._options = (compression, compression_level, predictor, given)
         self._storage_options = dict(storage_options or {})
-        self._sink_class: Any = registry.load_sink(self._row)
         self._final: ImageSpec | None = None
         self._sink: Sink | None = None
         self._gate = threading.Condition()
@@ -610,6 +614,15 @@ def _chunk_size(value: Any) -> tuple[int, ...]:
             f"chunks={value!r}: give a whole number, or one for each of Y, X[, Z[, C[, T]]]"
         )
     return tuple(int(n) for n in sizes)
+
+
+def _agreed_version(given: str | None, store: str | None) -> str | None:
+    """Return the version of NGFF for what is added to a store."""
+    if given is not None and store is not None and given != store:
+        raise SpecError(
+            f"ngff_version={given!r}: the store is {store}, and all that is in it has one version"
+        )
+    return given or store
 
 
 def _mode(mode: str, row: Backend) -> str:

@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
+    from bioio_tk.backends._zarr_tree import Node
+
 
 def register(root: Path, group: str, *, version: str, plate: Plate | None) -> None:
     """List an image that was put into a group of a store where readers look for it.
@@ -83,11 +85,40 @@ def check(root: Path, group: str) -> None:
         store.close()
 
 
+def expected(root: Path, group: str) -> tuple[str | None, int | None]:
+    """Return what an image that is added to a store should be like.
+
+    Returns
+    -------
+    version : str or None
+        Of NGFF, None where there is no store yet.
+    levels : int or None
+        For labels: as many as their image has,
+        https://ngff.openmicroscopy.org/0.5/#labels-md.
+    """
+    store = FolderStore(root)
+    try:
+        lists = _Lists(store, "")
+        node = lists.node("")
+        version = None if node is None else "0.4" if node.zarr_format == 2 else "0.5"
+        parts = group.split("/")
+        if "labels" not in parts[:-1]:
+            return version, None
+        image = lists.group("/".join(parts[: parts.index("labels")]))
+        return version, len(image.multiscales[0].datasets) if image.multiscales else None
+    finally:
+        store.close()
+
+
 class _Lists:
     def __init__(self, store: FolderStore, version: str) -> None:
         self._store = store
         self._tree = Tree(store)
         self._version = version
+
+    def node(self, path: str) -> Node | None:
+        """Return what lies at a path."""
+        return self._tree.node(path)
 
     def check(self, group: str) -> None:
         """Raise SpecError where the store holds something else."""
@@ -95,10 +126,10 @@ class _Lists:
         node = self._tree.node("")
         if node is not None and node.kind == "array":
             raise SpecError(f"{self._store.where()!r} is one array: nothing can be added to it")
-        root = self._group("")
+        root = self.group("")
         if "labels" in parts[:-1]:
             image = "/".join(parts[: parts.index("labels")])
-            if not self._group(image).multiscales:
+            if not self.group(image).multiscales:
                 raise SpecError(
                     f"there is no image in {self._store.where(image)!r} to add labels to: write "
                     "the image first"
@@ -114,13 +145,13 @@ class _Lists:
 
     def add_labels(self, image: str, name: str) -> None:
         place = join(image, "labels")
-        names = list(self._group(place).labels)
+        names = list(self.group(place).labels)
         if name not in names:
             self._put(place, ngff.labels_attributes([*names, name], self._version))
 
     def add_series(self, name: str) -> None:
         """Add an image to the layout of bioformats2raw."""
-        names = list(self._group("OME").series or ())
+        names = list(self.group("OME").series or ())
         if name not in names:
             names.append(name)
         self.put_series(names)
@@ -140,7 +171,7 @@ class _Lists:
         self._put("", ngff.plate_attributes(plate, self._version))
 
     def add_field(self, row: str, column: str, name: str, given: Plate | None) -> None:
-        plate = self._group("").plate or Plate()
+        plate = self.group("").plate or Plate()
         if given is not None:
             plate = replace(
                 plate,
@@ -153,7 +184,7 @@ class _Lists:
             plate, rows=_joined(plate.rows, (row,)), columns=_joined(plate.columns, (column,))
         )
         well = Well(row, column)
-        fields = list(self._group(well.path).well_images or ())
+        fields = list(self.group(well.path).well_images or ())
         if all(field.path != name for field in fields):
             fields.append(Field(name, _acquisition(given, row, column, name, plate.acquisitions)))
         well = replace(well, fields=tuple(sorted(fields, key=lambda f: _natural(f.path))))
@@ -168,9 +199,9 @@ class _Lists:
         self._put("", ngff.plate_attributes(replace(plate, wells=tuple(counted)), self._version))
 
     def _fields(self, well: Well) -> tuple[Field, ...]:
-        return self._group(well.path).well_images or ()
+        return self.group(well.path).well_images or ()
 
-    def _group(self, path: str) -> ngff.Group:
+    def group(self, path: str) -> ngff.Group:
         node = self._tree.node(path)
         if node is None:
             return ngff.Group()

@@ -172,15 +172,13 @@ def open_store(location: Location, options: OpenOptions) -> tuple[Store, str]:
             return FolderStore(location), group
         from bioio_tk.backends._store_zip import ZipStore
 
-        packed = ZipStore(location)
-        return packed, join(packed.root_prefix, group).strip("/")
+        return ZipStore(location), group
     from bioio_tk.backends._store_url import UrlStore
 
     if location.name.lower().endswith(PACKED):
         from bioio_tk.backends._store_zip import ZipStore
 
-        packed = ZipStore(location, options.storage_options)
-        return packed, join(packed.root_prefix, group).strip("/")
+        return ZipStore(location, options.storage_options), group
     return UrlStore(location, options.storage_options), group
 
 

@@ -276,6 +276,16 @@ class FolderSink(Sink, Protocol):
         ...
 
     @staticmethod
+    def check_group(root: Path, group: str) -> None:
+        """Raise SpecError where register() would, before a pixel is written."""
+        ...
+
+    @staticmethod
+    def expected(root: Path, group: str) -> tuple[str | None, int | None]:
+        """Return the version and the number of levels an image added to `root` should have."""
+        ...
+
+    @staticmethod
     def register(root: Path, group: str, *, version: str, plate: Plate | None) -> None:
         """List an image that was put into a group of `root` where readers look for it."""
         ...

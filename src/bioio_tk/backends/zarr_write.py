@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import shutil
 import tempfile
 from dataclasses import replace
 from pathlib import Path
@@ -146,6 +147,12 @@ class ZarrSink:
         check(root, group)
 
     @staticmethod
+    def expected(root: Path, group: str) -> tuple[str | None, int | None]:
+        from bioio_tk.backends._zarr_collection import expected
+
+        return expected(root, group)
+
+    @staticmethod
     def pack(folder: Path, target: Path) -> None:
         from bioio_tk.backends._store_zip import pack
 
@@ -208,6 +215,16 @@ class ZarrSink:
     def downsample(self) -> str:
         """How the smaller levels are made."""
         return self._options.downsample
+
+    def drop_smaller(self) -> None:
+        """Remove the pixels of the smaller levels: whoever made them may have been interrupted."""
+        for level in range(1, len(self._writers)):
+            for name in self._store.names(str(level)):
+                path = Path(self._store.where(join(str(level), name)))
+                if path.is_dir():
+                    shutil.rmtree(path)
+                elif name != "zarr.json" and not name.startswith(".z"):
+                    path.unlink()
 
     def unit(self, level: int = 0) -> Shape5:
         meta = self._writers[level].meta

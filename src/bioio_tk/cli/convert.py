@@ -192,8 +192,8 @@ def _summaries(reports: list[ConvertReport]) -> Iterator[str]:
     )
     yield (
         f"{first.target}: {len(reports)} images, {size(pixels)} of pixels in {duration(seconds)} "
-        f"({size(pixels / max(seconds, 1e-9))}/s); {size(out)}, before {size(first.bytes_in)}"
-        + _memory(reports[-1])
+        f"({size(pixels / max(seconds, 1e-9))}/s); {size(out)}{_before(first)}"
+        f"{_memory(reports[-1])}"
     )
 
 
@@ -205,18 +205,17 @@ def _summary(report: ConvertReport, *, together: bool) -> Iterator[str]:
     levels = plural(report.levels, "resolution")
     yield f"{where}: {x} x {y}{more}, {report.dtype}, {levels}{labels}"
     if not together:
-        kind = "file" if report.bytes_out else "sent to a server"
-        before = f", before {size(report.bytes_in)}" if report.bytes_in else ""
+        out = f"file {size(report.bytes_out)}" if report.bytes_out else "sent to a server"
         yield (
             f"  {size(report.pixel_bytes)} of pixels in {duration(report.seconds)} "
-            f"({size(report.speed)}/s); {kind}{_size(report.bytes_out)}{before}{_memory(report)}"
+            f"({size(report.speed)}/s); {out}{_before(report)}{_memory(report)}"
         )
     for note in report.notes:
         yield f"  note: {note}"
 
 
-def _size(count: int) -> str:
-    return f" {size(count)}" if count else ""
+def _before(report: ConvertReport) -> str:
+    return f", before {size(report.bytes_in)}" if report.bytes_in else ""
 
 
 def _memory(report: ConvertReport) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
+from itertools import pairwise
 from typing import NamedTuple, TypeAlias
 
 import numpy as np
@@ -100,8 +101,9 @@ def at_level(spec: ImageSpec, level: int) -> ImageSpec:
     """Return `spec` as seen from one of its levels: fewer, larger pixels."""
     if level == 0:
         return spec
-    full, small = spec.levels[0].shape, spec.levels[level].shape
-    y, x, z = (_factor(full[i], small[i]) for i in range(3))
+    y = x = z = 1.0
+    for large, small in pairwise(v.shape for v in spec.levels[: level + 1]):
+        y, x, z = (by * _factor(large[i], small[i]) for i, by in enumerate((y, x, z)))
 
     def grow(size: Quantity | None, by: float) -> Quantity | None:
         return None if size is None else (size[0] * by, size[1])

@@ -72,6 +72,7 @@ def finish(
         scratch = Scratch(target.partial.parent)
         try:
             tiles = TileWriter(sink, workers=workers, scratch=scratch, method=sink.downsample)
+            sink.drop_smaller()
             tiles.shrink_stored(_counter(sink, progress))
             sink.finish()
         finally:
