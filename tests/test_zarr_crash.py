@@ -333,12 +333,13 @@ NOBODY = """
 
 
 @pytest.mark.skipif(os.getuid() != 0, reason="only root can be somebody else")
-@pytest.mark.parametrize("group", ["", "labels/cells"])
-@pytest.mark.parametrize("there", [True, False])
-def test_a_read_only_folder_is_a_permission_error(closed_folder, group, there):  # noqa: F811
+@pytest.mark.parametrize(
+    ("there", "group"), [("", ""), (None, ""), ("", "labels/cells"), ("0", "1"), (None, "1")]
+)
+def test_a_read_only_folder_is_a_permission_error(closed_folder, there, group):  # noqa: F811
     path = closed_folder / "image.ome.zarr"
-    if there:
-        old(path)
+    if there is not None:
+        old(path, group=there)
     before = tree(closed_folder)
     code, out, err = finished(NOBODY, path, group, "write")
     assert code == 7, err

@@ -168,7 +168,7 @@ def _by_plane(
     """Return a table of planes x chunks from one of chunks along T, C, Z, Y, X."""
     for axis, (size, chunk) in enumerate(zip(shape, chunks, strict=True)):
         have = have.repeat(chunk, axis=axis).take(range(size), axis=axis)
-    t, c, z = shape
+    t, c, _ = shape
     by_sample = have.reshape(t, c // samples, samples, -1, math.prod(have.shape[3:]))
     table: NDArray[np.bool_] = np.all(by_sample, axis=2)
     return table.reshape(-1, table.shape[-1])

@@ -107,7 +107,7 @@ _CHUNKS = "Y x X [x Z [x C [x T]]]"
 @click.option(
     "--downsample",
     metavar="METHOD",
-    help="mean [default], nearest [default for labels], mode (for labels, too), median or max.",
+    help="mean [default], mode [default for labels], nearest, median or max.",
 )
 @click.option("--dtype", metavar="TYPE", help="Pixel type to convert to, for example uint8.")
 @click.option(

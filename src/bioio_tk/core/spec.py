@@ -101,9 +101,7 @@ def at_level(spec: ImageSpec, level: int) -> ImageSpec:
     """Return `spec` as seen from one of its levels: fewer, larger pixels."""
     if level == 0:
         return spec
-    y = x = z = 1.0
-    for large, small in pairwise(v.shape for v in spec.levels[: level + 1]):
-        y, x, z = (by * _factor(large[i], small[i]) for i, by in enumerate((y, x, z)))
+    y, x, z = (_zoom([v.shape[axis] for v in spec.levels[: level + 1]]) for axis in range(3))
 
     def grow(size: Quantity | None, by: float) -> Quantity | None:
         return None if size is None else (size[0] * by, size[1])
@@ -111,6 +109,18 @@ def at_level(spec: ImageSpec, level: int) -> ImageSpec:
     size = spec.physical_size
     sizes = PhysicalSize(grow(size.x, x), grow(size.y, y), grow(size.z, z))
     return replace(spec, levels=spec.levels[level:], physical_size=sizes)
+
+
+def _zoom(sizes: list[int]) -> float:
+    """Return how much larger the pixels of the last level are, by the sizes of all before it.
+
+    >>> _zoom([9, 5, 3]), _zoom([155, 78, 38])
+    (4.0, 4.0)
+    """
+    steps = [_factor(large, small) for large, small in pairwise(sizes)]
+    if all(step.is_integer() for step in steps):
+        return math.prod(steps)
+    return _factor(sizes[0], sizes[-1])
 
 
 def _factor(full: int, small: int) -> float:

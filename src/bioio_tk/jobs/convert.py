@@ -33,7 +33,6 @@ _FOR_LABELS = (
     "compression",
     "compression_level",
     "tile_size",
-    "pyramid",
     "ngff_version",
     "chunks",
     "shards",
@@ -140,18 +139,18 @@ def convert(  # noqa: PLR0913 (a face: every option by its name)
     compression, compression_level, predictor, tile_size, overwrite
         As for `BioWriter`.
     downsample : str, optional
-        As for `BioWriter`; ``"mean"`` by default, and ``"nearest"`` for labels.
+        As for `BioWriter`; ``"mean"`` by default, and ``"mode"`` for labels.
     ngff_version, chunks, shards, pyramid_z, group
         As for `BioWriter`, for OME-Zarr.
     labels : bool
         Copy the label images of the source, too, where both sides are OME-Zarr: with their
-        colours and properties, smaller resolutions by ``"nearest"`` (``"mode"`` where
-        `downsample` says so).
+        colours and properties, and as many resolutions as the image has, by ``"mode"``
+        (``"nearest"`` where `downsample` says so).
     storage_options : dict, optional
         For URLs, of `src` as of `dst`: what fsspec passes to the file system.
     pyramid : bool or int
         True (the default) adds smaller resolutions until a plane fits into 256 pixels; a number
-        is that of all resolutions.
+        is that of all resolutions. Labels that are added to an image get as many as it has.
     dtype : str or numpy.dtype, optional
         Pixel type to convert to, that of the source by default.
     cast : str, optional
@@ -431,17 +430,16 @@ def _check_apart(source: Location, target: Location, *, inside: bool = False) ->
 
 def _writer_options(
     *,
-    pyramid: bool | int = True,
-    downsample: str | None = None,
+    pyramid: bool | int | None = True,
     dtype: Any = None,
     cast: str | None = None,
     group: str = "",
     **more: Any,
 ) -> dict[str, Any]:
     """Return the keywords for `BioWriter`."""
-    method = "nearest" if "labels" in group.split("/")[:-1] else "mean"
+    if pyramid is True and "labels" in group.split("/")[:-1]:
+        pyramid = None  # as many as the image has
     options = {"pyramid": pyramid, "cast": cast, "group": group, **more}
-    options["downsample"] = downsample or method
     if dtype is not None:
         options.update(dtype=dtype, cast=cast or "exact")
     return options
@@ -599,7 +597,7 @@ def _copy_labels(
 ) -> None:
     """Add labels to an image that is complete but for them."""
     shared = {name: options[name] for name in _FOR_LABELS if name in options}
-    method = "mode" if options.get("downsample") == "mode" else "nearest"
+    method = "nearest" if options.get("downsample") == "nearest" else "mode"
     before = 0
 
     def tell(done: int, total: int) -> None:
