@@ -170,10 +170,7 @@ class FolderStore:
     def close(self) -> None:
         folder, self._folder = self._folder, -1
         if folder >= 0:
-            try:
-                remove_replaced(self.root, folder)
-            finally:
-                os.close(folder)
+            _leave_folder(self.root, folder)
 
     def __del__(self) -> None:
         folder, self._folder = getattr(self, "_folder", -1), -1
@@ -243,7 +240,7 @@ def _open_folder(root: Path) -> tuple[int, bool]:
         locked = _lock_shared(folder)
         if _is_at(root, folder):
             return folder, locked
-        os.close(folder)  # replaced before it was locked: it may be half removed
+        _leave_folder(root, folder)  # replaced before it was locked: it may be half removed
 
 
 def _lock_shared(folder: int) -> bool:
@@ -252,6 +249,16 @@ def _lock_shared(folder: int) -> bool:
     except OSError:  # a file system without locks, or its writer at work
         return False
     return True
+
+
+def _leave_folder(root: Path, folder: int) -> None:
+    """Close a folder, and remove it where it was replaced and this was the last one."""
+    try:
+        with suppress(OSError):  # first: who moves it aside after the look finds no lock then
+            fcntl.flock(folder, fcntl.LOCK_UN)
+        remove_replaced(root, folder)
+    finally:
+        os.close(folder)
 
 
 def _is_at(path: Path, folder: int) -> bool:
