@@ -169,6 +169,15 @@ class Draft:
         self.time_increment = spec.time_increment
         self.position = spec.position
 
+    def set_defaults(self, spec: ImageSpec) -> None:
+        """Take sizes and position of pixels from an image that shows the same, where not given."""
+        for axis, size in zip("xyz", spec.physical_size, strict=True):
+            if size is not None:
+                self.physical.setdefault(axis, size)
+        self.time_increment = self.time_increment or spec.time_increment
+        if not any(self.position):
+            self.position = spec.position
+
     def take_array(self, array: Any) -> None:
         """Take shape and pixel type from an array with axes Y, X[, Z[, C[, T]]]."""
         if array.ndim > 5 or array.ndim < 1:

@@ -14,6 +14,7 @@ from bioio_tk.target import SUFFIX, FolderTarget, target_for
 if TYPE_CHECKING:
     from bioio_tk.backends.registry import Backend
     from bioio_tk.core.plate import Plate
+    from bioio_tk.core.spec import ImageSpec
     from bioio_tk.target import RemoteTarget, Target
 
 _MOST_PARTS = 16
@@ -77,10 +78,11 @@ class Place:
         sink.check_group(self._root, self._group)
         return _GroupTarget(self._root, self._group, overwrite=overwrite, foreign=sink.foreign)
 
-    def expected(self, sink: Any) -> tuple[str | None, int | None]:
-        """Return the version and the number of levels that the store wants; None: no matter."""
-        found: tuple[str | None, int | None] = (None, None)
+    def expected(self, sink: Any) -> tuple[str | None, ImageSpec | None]:
+        """Return the version of the store, and the image that labels belong to."""
+        found: tuple[str | None, ImageSpec | None] = (None, None)
         if self._group and self._root.is_dir():
+            sink.check_group(self._root, self._group)
             found = sink.expected(self._root, self._group)
         return found
 

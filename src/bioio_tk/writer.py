@@ -179,9 +179,10 @@ class BioWriter(BioBase):
         place = Place(self._path, self._row, group, plate)
         self._sink_class: Any = registry.load_sink(self._row)
         self._method = downsample or ("mode" if place.is_label else "mean")
-        version, levels = place.expected(self._sink_class)
-        if pyramid is None and levels is not None:
-            self._levels = levels
+        version, labelled = place.expected(self._sink_class)
+        if labelled is not None:
+            self._draft.set_defaults(labelled)
+            self._levels = len(labelled.levels) if pyramid is None else self._levels
         ngff_version = _agreed_version(ngff_version, version)
         self._ngff_version = ngff_version
         extra = {

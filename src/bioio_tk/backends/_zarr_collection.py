@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from bioio_tk.backends._store import FolderStore, exclusive
 from bioio_tk.backends._zarr_tree import OME_XML, Tree, group_documents, join
+from bioio_tk.backends.base import OpenOptions
 from bioio_tk.core.plate import Acquisition, Field, Plate, Well
 from bioio_tk.errors import SpecError
 from bioio_tk.meta import ngff
@@ -15,7 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
-    from bioio_tk.backends._zarr_tree import Node
+    from bioio_tk.core.spec import ImageSpec
 
 
 def register(root: Path, group: str, *, version: str, plate: Plate | None) -> None:
@@ -85,29 +86,34 @@ def check(root: Path, group: str) -> None:
         store.close()
 
 
-def expected(root: Path, group: str) -> tuple[str | None, int | None]:
+def expected(root: Path, group: str) -> tuple[str | None, ImageSpec | None]:
     """Return what an image that is added to a store should be like.
 
     Returns
     -------
     version : str or None
         Of NGFF, None where there is no store yet.
-    levels : int or None
-        For labels: as many as their image has,
-        https://ngff.openmicroscopy.org/0.5/#labels-md.
+    image : ImageSpec or None
+        For labels: the image they belong to, of which they should have the levels,
+        https://ngff.openmicroscopy.org/0.5/#labels-md, and the pixel size.
     """
     store = FolderStore(root)
     try:
-        lists = _Lists(store, "")
-        node = lists.node("")
-        version = None if node is None else "0.4" if node.zarr_format == 2 else "0.5"
-        parts = group.split("/")
-        if "labels" not in parts[:-1]:
-            return version, None
-        image = lists.group("/".join(parts[: parts.index("labels")]))
-        return version, len(image.multiscales[0].datasets) if image.multiscales else None
+        node = Tree(store).node("")
     finally:
         store.close()
+    version = None if node is None else "0.4" if node.zarr_format == 2 else "0.5"
+    parts = group.split("/")
+    if "labels" not in parts[:-1] or node is None:
+        return version, None
+    from bioio_tk.backends.zarr_read import ZarrSource
+
+    image = "/".join(parts[: parts.index("labels")])
+    source = ZarrSource(root, OpenOptions(group=image))
+    try:
+        return version, source.images[0]
+    finally:
+        source.close()
 
 
 class _Lists:
@@ -115,10 +121,6 @@ class _Lists:
         self._store = store
         self._tree = Tree(store)
         self._version = version
-
-    def node(self, path: str) -> Node | None:
-        """Return what lies at a path."""
-        return self._tree.node(path)
 
     def check(self, group: str) -> None:
         """Raise SpecError where the store holds something else."""

@@ -281,8 +281,8 @@ class FolderSink(Sink, Protocol):
         ...
 
     @staticmethod
-    def expected(root: Path, group: str) -> tuple[str | None, int | None]:
-        """Return the version and the number of levels an image added to `root` should have."""
+    def expected(root: Path, group: str) -> tuple[str | None, ImageSpec | None]:
+        """Return the version of `root`, and the image that labels in `group` belong to."""
         ...
 
     @staticmethod

@@ -147,7 +147,7 @@ class ZarrSink:
         check(root, group)
 
     @staticmethod
-    def expected(root: Path, group: str) -> tuple[str | None, int | None]:
+    def expected(root: Path, group: str) -> tuple[str | None, ImageSpec | None]:
         from bioio_tk.backends._zarr_collection import expected
 
         return expected(root, group)
