@@ -97,8 +97,11 @@ def _in_ome(folder: Path) -> Path | None:
 
 
 def _entries(folder: Path) -> list[os.DirEntry[str]]:
-    with os.scandir(folder) as entries:
-        return list(entries)
+    try:
+        with os.scandir(folder) as entries:
+            return list(entries)
+    except FileNotFoundError:  # another process has just put it into place
+        return []
 
 
 def _is_file(entry: os.DirEntry[str]) -> bool:

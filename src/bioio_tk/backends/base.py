@@ -243,8 +243,11 @@ class FolderSink(Sink, Protocol):
     """A Sink whose files are folders, which it can pack, share and put on a server."""
 
     @staticmethod
-    def foreign(folder: Path) -> Path | None:
-        """Return something in a folder that is none of this format's; itself for no image."""
+    def foreign(folder: Path, *, begun: bool = False) -> Path | None:
+        """Return something in a folder that is none of this format's; itself for no image.
+
+        With `begun` the image may have been interrupted at any moment.
+        """
         ...
 
     @staticmethod
@@ -271,6 +274,10 @@ class FolderSink(Sink, Protocol):
         """
         ...
 
+    def drop_smaller(self) -> None:
+        """Remove what a finish() that was interrupted has left of the smaller levels."""
+        ...
+
     def unit(self, level: int = 0) -> Shape5:
         """Return the size of what is one file: where two processes may not meet."""
         ...
@@ -283,6 +290,23 @@ class FolderSink(Sink, Protocol):
     @staticmethod
     def expected(root: Path, group: str) -> tuple[str | None, ImageSpec | None]:
         """Return the version of `root`, and the image that labels in `group` belong to."""
+        ...
+
+    @staticmethod
+    def register_all(
+        root: Path, groups: Sequence[str], *, version: str, plate: Plate | None = None
+    ) -> None:
+        """List several images at once, as register() does each."""
+        ...
+
+    @staticmethod
+    def stored(path: Path) -> list[NDArray[Any]]:
+        """Return which tiles of an unfinished image are there: (planes, tiles) for each level."""
+        ...
+
+    @staticmethod
+    def fill_up(path: Path) -> None:
+        """Remove what is half there from an unfinished image, so that it reads without error."""
         ...
 
     @staticmethod
