@@ -197,9 +197,7 @@ def test_an_interrupted_write_is_no_image(bucket, image):
     url = "s3://plates/stopped.ome.zarr"
     with (  # noqa: PT012
         pytest.raises(KeyboardInterrupt),
-        BioWriter(
-            url, shape=SHAPE, dtype="u2", storage_options=bucket, chunks=(64, 64)
-        ) as bw,
+        BioWriter(url, shape=SHAPE, dtype="u2", storage_options=bucket, chunks=(64, 64)) as bw,
     ):
         bw[...] = image
         store = UrlStore(Url(url), bucket)
