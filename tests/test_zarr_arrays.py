@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import errno
 import itertools
-import multiprocessing
 import os
+import subprocess
+import sys
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -674,13 +675,17 @@ class TestOurs:
     def test_two_processes(self, tmp_path):
         data = pixels((32, 32))
         begun(tmp_path / "a", data.shape, (4, 4), (8, 8)).close()
-        context = multiprocessing.get_context("spawn")
-        jobs = [context.Process(target=_half, args=(str(tmp_path / "a"), n)) for n in (0, 1)]
+        here = [str(Path(__file__).parent), *sys.path]
+        code = "import sys, test_zarr_arrays as t; t._half(sys.argv[1], int(sys.argv[2]))"
+        jobs = [
+            subprocess.Popen(
+                [sys.executable, "-c", code, str(tmp_path / "a"), str(n)],
+                env=os.environ | {"PYTHONPATH": os.pathsep.join(p for p in here if p)},
+            )
+            for n in (0, 1)
+        ]
         for job in jobs:
-            job.start()
-        for job in jobs:
-            job.join(120)
-            assert job.exitcode == 0
+            assert job.wait(120) == 0
         np.testing.assert_array_equal(by_zarr(tmp_path / "a"), data)
         assert len(files(tmp_path / "a")) == 16
 

@@ -312,9 +312,18 @@ NOBODY = """
     import os, sys
     from bioio_tk import BioReader, BioWriter, finish
     from bioio_tk.errors import BioIOError
-    import bioio_tk.backends.zarr_write, bioio_tk.backends.zarr_read, bioio_tk.meta.ome
-    import bioio_tk.jobs.finish
+    import bioio_tk.jobs.finish, shutil, tempfile
 
+    # whom we are going to be may not be able to read our packages: all of them are loaded before
+    warm = tempfile.mkdtemp()
+    for more in ({}, {"group": "labels/a"}):
+        with BioWriter(warm + "/a.ome.zarr", shape=(8, 8), dtype="u1", **more) as bw:
+            bw[...] = 1
+    with BioReader(warm + "/a.ome.zarr") as br:
+        br[:]
+    with BioWriter(warm + "/a.ome.zarr", shape=(8, 8), dtype="u1", overwrite=True) as bw:
+        bw[...] = 1
+    shutil.rmtree(warm)
     os.setgroups([])
     os.setgid(65534)
     os.setuid(65534)

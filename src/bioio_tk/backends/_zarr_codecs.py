@@ -20,7 +20,13 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 import imagecodecs
 import numpy as np
 
-from bioio_tk.errors import BioIOError, DamagedFileError, SpecError, UnsupportedError
+from bioio_tk.errors import (
+    BackendMissingError,
+    BioIOError,
+    DamagedFileError,
+    SpecError,
+    UnsupportedError,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
@@ -491,6 +497,8 @@ class ChunkCodec:
     def _damage(self, exc: Exception) -> Exception:
         if isinstance(exc, (BioIOError, MemoryError)):
             return exc
+        if isinstance(exc, ImportError):  # no fault of the file
+            return BackendMissingError(f"a codec cannot be loaded: {exc}")
         names = " and ".join(self.names) or "raw"
         return DamagedFileError(f"the chunk is not what {names} wrote: {exc}")
 
