@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import argparse
 import sys
 
 import numpy as np
 
 from bioio_tk import BioReader, BioWriter
+from bioio_tk.errors import BioIOError
 
 COLORS = [(230, 25, 75, 255), (60, 180, 75, 255), (255, 225, 25, 255), (0, 130, 200, 255)]
 
@@ -47,4 +49,9 @@ def main(path: str) -> None:
 
 
 if __name__ == "__main__":
-    main(*sys.argv[1:2])
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("path")
+    try:
+        main(**vars(parser.parse_args()))
+    except (BioIOError, OSError) as exc:
+        sys.exit(f"Error: {exc}")

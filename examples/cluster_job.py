@@ -12,11 +12,13 @@ On one machine, to try it: `python cluster_job.py create in.tif out.ome.zarr`, t
 
 from __future__ import annotations
 
+import argparse
 import sys
 
 import numpy as np
 
 from bioio_tk import BioReader, BioWriter, finish
+from bioio_tk.errors import BioIOError
 
 CHUNK, ROWS = 1024, 2048
 """Size of chunks and of shards; a job takes rows of whole shards: no two write the same file."""
@@ -39,7 +41,7 @@ def work(source: str, target: str, job: int, jobs: int) -> None:
                 bw[y : y + ROWS, :, z, c, t] = np.clip(band, 100, None) - 100  # the camera's offset
 
 
-def main(what: str, source: str, target: str, *numbers: str) -> None:
+def main(what: str, source: str, target: str, *numbers: int | str) -> None:
     """Do one of the three steps."""
     if what == "create":
         create(source, target)
@@ -50,4 +52,16 @@ def main(what: str, source: str, target: str, *numbers: str) -> None:
 
 
 if __name__ == "__main__":
-    main(*sys.argv[1:])
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    parser.add_argument("what", choices=["create", "work", "finish"])
+    parser.add_argument("source")
+    parser.add_argument("target")
+    parser.add_argument("numbers", type=int, nargs="*", help="for work: which job, of how many")
+    args = parser.parse_args()
+    if len(args.numbers) != (2 if args.what == "work" else 0):
+        parser.error("work needs two numbers, which job and of how many; the others need none")
+    try:
+        main(args.what, args.source, args.target, *args.numbers)
+    except (BioIOError, OSError) as exc:
+        sys.exit(f"Error: {exc}")

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import argparse
 import sys
 
 from bioio_tk import BioReader, BioWriter
+from bioio_tk.errors import BioIOError
 
 
 def main(source: str, target: str) -> None:
@@ -17,4 +19,10 @@ def main(source: str, target: str) -> None:
 
 
 if __name__ == "__main__":
-    main(*sys.argv[1:3])
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("source")
+    parser.add_argument("target")
+    try:
+        main(**vars(parser.parse_args()))
+    except (BioIOError, OSError) as exc:
+        sys.exit(f"Error: {exc}")

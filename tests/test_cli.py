@@ -9,6 +9,7 @@ import os
 import re
 import subprocess
 import sys
+from pathlib import Path
 
 import click
 import numpy as np
@@ -92,6 +93,14 @@ def test_wrong_usage_is_2():
     run("convert", "only-one.tif", code=2)
     run("convert", "a", "b.ome.tif", "--tile-size", "large", code=2)
     run("convert", "a", "b.ome.tif", "--series", "first", code=2)
+    _, said = run("convert", "a", "b.ome.tif", "--no-pyramid", "--levels", 2, code=2)
+    assert "give one of them" in said
+    _, said = run("convert", "a", "b{series}.ome.tif", code=2)
+    assert "--series all" in said
+    _, said = run("convert", "a", "b.ome.tif", "--chunks", 64, code=2)
+    assert "--chunks is for OME-Zarr; for TIFF use --tile-size" in said
+    _, said = run("convert", "a", "b.ome.tif", "--ngff-version", "0.4", code=2)
+    assert "--ngff-version is for OME-Zarr" in said
 
 
 def test_errors_are_one_line_and_speak_of_options(tmp_path):
@@ -110,6 +119,51 @@ def test_debug_shows_where():
     done = child("-m", "bioio_tk", "convert", "none.tif", "b.ome.tif", "--debug")
     assert done.returncode == 1
     assert "Traceback" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("text", "want"),
+    [
+        ("ngff_version='0.7': no", "--ngff-version '0.7': no"),
+        ("shards need ngff_version='0.5'", "shards need --ngff-version '0.5'"),
+        ("max_workers=0: no", "--workers 0: no"),
+        ("level=9 is no compression level", "--compression-level 9 is no compression level"),
+        ("level=9 does not exist", "--level 9 does not exist"),
+        ("chunks=(64, 32): no", "--chunks 64x32: no"),
+        ("give shards=(64,)", "give --shards 64"),
+        ("see overwrite=True", "see --overwrite"),
+        ("set predictor=False", "set --no-predictor"),
+        ("pass pyramid=True", "use --pyramid"),
+        ("pyramid=3: no", "--levels 3: no"),
+        ("mode='create' first", "mode='create' first"),
+        ("by bioio_tk.finish('a b.zarr')", "by bioio-tk finish 'a b.zarr'"),
+        ("by bioio_tk.finish('x.zarr')", "by bioio-tk finish x.zarr"),
+        ("no file 'data/series=1/a.tif'", "no file 'data/series=1/a.tif'"),
+    ],
+)
+def test_keywords_become_options(text, want):
+    assert cli.error_text(SpecError(text)) == want
+
+
+def test_a_path_is_said_once():
+    assert cli.file_error("./a.tif", SpecError("'a.tif' is bad")) == "'a.tif' is bad"
+    assert cli.file_error("a.tif", SpecError("page 3 is bad")) == "a.tif: page 3 is bad"
+    for name in ("info", "validate"):
+        assert run(name, "none.tif", code=1)[1] == "Error: there is no file 'none.tif'\n"
+
+
+EXAMPLES = sorted((Path(__file__).parents[1] / "examples").glob("*.py"))
+
+
+@pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.stem)
+def test_examples_say_how_they_are_used(path, tmp_path):
+    done = child(str(path))
+    assert done.returncode == 2
+    assert done.stderr.startswith(f"usage: {path.name}")
+    none = str(tmp_path / "none.tif")
+    words = {"add_labels": [none], "cluster_job": ["create", none, "b.ome.zarr"]}
+    done = child(str(path), *words.get(path.stem, [none, str(tmp_path / "b.ome.tif")]))
+    assert (done.returncode, done.stderr) == (1, f"Error: there is no file {none!r}\n")
 
 
 def test_an_error_of_the_system_is_one_line_too():
@@ -181,7 +235,8 @@ def test_info_of_many_goes_on_after_a_bad_one(tmp_path):
     said, wrong = run("info", tmp_path / "*.tif", code=1)
     assert "a.tif: 1 image" in said
     assert "c.tif: 1 image" in said
-    assert wrong.startswith(f"Error: {tmp_path / 'b.tif'}: ")
+    assert wrong.startswith(f"Error: '{tmp_path / 'b.tif'}' is in no format")
+    assert wrong.count("b.tif") == 1
     said, _ = run("info", tmp_path / "*.tif", tmp_path / "none*", "--json", code=1)
     assert [("error" in file) for file in json.loads(said)] == [False, True, False, True]
 

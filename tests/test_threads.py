@@ -32,7 +32,7 @@ class Panic(BaseException):
 
 
 def on_a_helper():
-    return threading.current_thread() is not threading.main_thread()
+    return threading.current_thread().name.startswith("bioio_tk")
 
 
 class Meeting:
@@ -90,6 +90,24 @@ def test_run_takes_items_only_when_it_works_on_them():
     assert len(done) == 50
 
 
+def in_a_thread(call):
+    """Call from a thread that is not the main one, which would leave all work to helpers."""
+    failed = []
+
+    def guarded():
+        try:
+            call()
+        except BaseException as exc:
+            failed.append(exc)
+
+    thread = threading.Thread(target=guarded)
+    thread.start()
+    thread.join(WAIT)
+    assert not thread.is_alive()
+    if failed:
+        raise failed[0]
+
+
 @pytest.mark.parametrize("kind", [OSError, MemoryError, Panic, SystemExit])
 @pytest.mark.parametrize("helper", [False, True])
 def test_an_error_in_any_thread_arrives_in_the_caller(kind, helper):
@@ -101,7 +119,7 @@ def test_an_error_in_any_thread_arrives_in_the_caller(kind, helper):
             raise kind("disk gone")
 
     with pytest.raises(kind, match="disk gone"):
-        run(work, range(2), 2)
+        in_a_thread(lambda: run(work, range(2), 2))
 
 
 @pytest.mark.parametrize("workers", [1, 4])
@@ -132,7 +150,7 @@ def test_an_error_is_raised_after_the_items_in_work_have_ended():
             raise OSError("disk gone")
 
     with pytest.raises(OSError, match="disk gone"):
-        run(work, range(2), 2)
+        in_a_thread(lambda: run(work, range(2), 2))
     assert ended == [1]
 
 
@@ -159,8 +177,19 @@ def test_ctrl_c_in_the_caller_stops_the_helpers_and_comes_before_other_errors():
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        run(work, range(1000), 3)
+        in_a_thread(lambda: run(work, range(1000), 3))
     assert len(begun) < 1000
+
+
+def test_the_main_thread_holds_nothing_while_others_can_work():
+    """Ctrl-C arrives there, at any moment: with a lock just taken, it would stay taken."""
+    seen = []
+    run(lambda _: seen.append(threading.current_thread()), range(100), 4)
+    assert len(seen) == 100
+    assert threading.main_thread() not in seen
+    seen.clear()
+    run(lambda _: seen.append(threading.current_thread()), range(1), 4)  # not worth a thread
+    assert seen == [threading.main_thread()]
 
 
 def test_ctrl_c_while_the_caller_waits_is_raised_once_the_helper_has_ended(ctrl_c):

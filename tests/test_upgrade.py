@@ -11,6 +11,7 @@ import pytest
 from click.testing import CliRunner
 from ngff_peers import check
 
+from bioio_tk import BioReader
 from bioio_tk.cli.upgrade import command
 from bioio_tk.errors import (
     DamagedFileError,
@@ -407,7 +408,12 @@ def test_keeping_the_old(tmp_path):
         np.testing.assert_array_equal(group["0"][...], levels[0])
     again = upgrade(path, keep_old=True)
     assert (again.changed, again.removed) == (False, 0)
+    assert again.notes == ("old metadata files beside the new ones are kept: 6",)
+    again = upgrade(path, dry_run=True)
+    assert (again.changed, again.removed) == (False, 0)
+    assert again.notes == ("old metadata files beside the new ones would be removed: 6",)
     again = upgrade(path)
+    assert again.notes == ()
     assert (again.changed, again.removed, again.before) == (True, 6, "0.5")
     assert names(path) == {"zarr.json"}
     again = upgrade(path)
@@ -415,7 +421,7 @@ def test_keeping_the_old(tmp_path):
 
 
 def test_what_is_no_store(tmp_path):
-    with pytest.raises(FileNotFoundError):
+    with pytest.raises(FileNotFoundError, match="there is no file"):
         upgrade(tmp_path / "none")
     (tmp_path / "file.zip").write_bytes(b"PK")
     with pytest.raises(UnsupportedError, match="no folder"):
@@ -423,7 +429,7 @@ def test_what_is_no_store(tmp_path):
     with pytest.raises(UnsupportedError, match="remote"):
         upgrade("s3://bucket/x.zarr")
     (tmp_path / "empty").mkdir()
-    with pytest.raises(UnknownFormatError, match=r"\.zgroup"):
+    with pytest.raises(IsADirectoryError, match="is a folder"):
         upgrade(tmp_path / "empty")
     plain = new_store(tmp_path / "plain.zarr")
     array(plain, "0", pixels((2, 40, 50)))
@@ -443,6 +449,26 @@ def test_what_is_no_store(tmp_path):
     (path / "0" / ".zattrs").write_text('{"a": ')
     with pytest.raises(DamagedFileError, match="no JSON"):
         upgrade(path)
+
+
+def test_a_folder_that_holds_a_store(tmp_path):
+    levels = image(new_store(tmp_path / "data.zarr"))
+    (tmp_path / "METADATA.ome.xml").touch()
+    report = upgrade(tmp_path)
+    assert report.path == str(tmp_path / "data.zarr")
+    assert {p.name for p in tmp_path.iterdir()} == {"data.zarr", "METADATA.ome.xml"}
+    assert names(tmp_path / "data.zarr") == {"zarr.json"}
+    with BioReader(tmp_path) as br:
+        np.testing.assert_array_equal(br[:, :, 0, :, 0][:, :, 0], np.moveaxis(levels[0], 0, -1))
+
+
+def test_a_folder_that_holds_several_stores_is_left_alone(tmp_path):
+    for name in ("a.zarr", "b.zarr"):
+        image(new_store(tmp_path / name))
+    with pytest.raises(IsADirectoryError):
+        upgrade(tmp_path)
+    assert names(tmp_path / "a.zarr") == {".zgroup", ".zattrs", ".zarray"}
+    assert {p.name for p in tmp_path.iterdir()} == {"a.zarr", "b.zarr"}
 
 
 def test_a_missing_array(tmp_path):
@@ -563,9 +589,13 @@ def test_command(tmp_path):
     report = json.loads(result.output)
     assert (report["after"], report["changed"], report["arrays"]) == ("0.5", True, 2)
     assert ".zgroup" in names(path)
+    for option in ("--keep-old", "--dry-run"):
+        result = CliRunner().invoke(command, [str(path), option])
+        assert "0.5 already\n" in result.output
+        assert "old metadata files beside the new ones" in result.output
     result = CliRunner().invoke(command, [str(path)])
     assert result.exit_code == 0
-    assert "6 old metadata files" in result.output
+    assert "6 old metadata files removed" in result.output
     assert names(path) == {"zarr.json"}
     result = CliRunner().invoke(command, [str(path)])
     assert "nothing to do" in result.output

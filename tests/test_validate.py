@@ -237,7 +237,7 @@ def test_metadata_against_the_specification(store, change, text):
 @pytest.mark.parametrize(
     ("change", "text"),
     [
-        (lambda o: first(o)["axes"][1].pop("unit"), "no unit is given for the axes y"),
+        (lambda o: first(o)["axes"][1].pop("unit"), "no unit is given for the axis y"),
         (lambda o: o["omero"]["channels"].pop(), "omero describes 1 channels, the image has 2"),
         (lambda o: o["omero"]["channels"][0].update(label=3), "label"),
         (lambda o: first(o)["axes"][1].update(unit="furlong"), "furlong"),
@@ -513,8 +513,32 @@ def test_command(store, tmp_path):
     result = run.invoke(command, [str(store.path), str(tmp_path / "none.tif"), "--json"])
     good, missing = json.loads(result.output)
     assert result.exit_code == 1
-    assert (good["ok"], good["problems"][-1]["severity"]) == (False, "error")
+    assert good["ok"] is False
+    assert {problem["severity"] for problem in good["problems"]} == {"error", "warning"}
     assert "none.tif" in missing["error"]
+
+
+def test_one_pixel_needs_no_unit(store):
+    store.image(store.group, shape=(1, 40, 50))
+    store.ome("", lambda o: first(o)["axes"][0].update(type="time"))
+    store.ome("", lambda o: o.pop("omero"))
+    assert problems(store.path) == []
+    store.ome("", lambda o: first(o)["axes"][1].pop("unit"))
+    assert problems(store.path) == ["no unit is given for the axis y"]
+    store.ome("", lambda o: first(o)["axes"][2].pop("unit"))
+    assert problems(store.path) == ["no unit is given for the axes y, x"]
+
+
+def test_the_same_warning_of_many_images_is_one_line(store, tmp_path):
+    store.plate()
+    for row in "AB":
+        store.ome(f"{row}/1/0", lambda o: first(o)["axes"][1].pop("unit"))
+    result = CliRunner().invoke(command, [str(tmp_path / "*.zarr")])
+    title, line = result.output.splitlines()
+    assert title == f"{store.path}: OME-Zarr {store.version}, valid, 2 warnings"
+    assert line == "  warning: A/1/0: no unit is given for the axis y (and at 1 more place)"
+    result = CliRunner().invoke(command, [str(store.path), "--json"])
+    assert len(json.loads(result.output)[0]["problems"]) == 2
 
 
 # -- real files -----------------------------------------------------------------------------------

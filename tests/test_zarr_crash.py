@@ -333,7 +333,8 @@ NOBODY = """
             with BioReader(path) as br:
                 br[:]
         else:
-            with BioWriter(path, shape=(8, 8), dtype="u1", group=group, overwrite=True) as bw:
+            size = (208, 330) if "labels" in group else (8, 8)
+            with BioWriter(path, shape=size, dtype="u1", group=group, overwrite=True) as bw:
                 bw[...] = 1
     except PermissionError as exc:
         print(exc)

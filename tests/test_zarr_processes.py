@@ -183,7 +183,8 @@ def test_a_process_that_was_killed_leaves_nothing_in_the_finished_store(tmp_path
         child = start(script, path, how)
         assert child.wait(60) == -signal.SIGKILL, child.stderr.read()
         child.communicate()
-        left = [n for n in tree(tmp_path) if n.endswith(".part")]
+        mark = "image.ome.zarr.partial/processes.0-0.part"
+        left = [n for n in tree(tmp_path) if n.endswith(".part") and n != mark]
         assert bool(left) == (how != "whole")
         # what another process does now is not disturbed by it
         with BioWriter(path, mode="r+") as bw:
@@ -393,7 +394,8 @@ ADD = """
     print("ready", flush=True)
     sys.stdin.readline()
     for group in groups:
-        with BioWriter(path, group=group, shape=(20, 30), dtype="u2", ngff_version=version) as bw:
+        size = (150, 203) if "labels" in group else (20, 30)
+        with BioWriter(path, group=group, shape=size, dtype="u2", ngff_version=version) as bw:
             bw[:] = number + 1
 """
 

@@ -9,7 +9,12 @@ import sys
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
-from bioio_tk.backends._store import remove_all_replaced, remove_replaced, replaced_path
+from bioio_tk.backends._store import (
+    SHARED_MARK,
+    remove_all_replaced,
+    remove_replaced,
+    replaced_path,
+)
 from bioio_tk.core.location import Url
 from bioio_tk.errors import TargetBusyError, TargetExistsError, UnsupportedError
 
@@ -199,6 +204,19 @@ class FolderTarget(Target):
         self._shared = shared
         super().__init__(path, overwrite=overwrite, leftover=leftover)
 
+    @property
+    def is_shared(self) -> bool:
+        """Several processes write it, until it is finished."""
+        return (self.partial / SHARED_MARK).exists()
+
+    def mark_shared(self) -> None:
+        """Say that several processes will write it."""
+        (self.partial / SHARED_MARK).touch()
+
+    def unmark_shared(self) -> None:
+        """Say that nobody else will write it any more."""
+        (self.partial / SHARED_MARK).unlink()
+
     def adopt(self) -> None:
         """Take hold of the unfinished folder that an interrupted write has left."""
         try:
@@ -221,7 +239,10 @@ class FolderTarget(Target):
                 f"there is no folder {str(self.path.parent)!r} to write {self.path.name!r} into"
             )
         if os.path.lexists(self.partial):
-            fd = self._open_folder()
+            try:
+                fd = self._open_folder()
+            except FileNotFoundError:
+                return  # the other writer has just finished
             try:
                 self._lock(fd)
             finally:
@@ -436,8 +457,9 @@ class RemoteTarget:
         Where the image goes.
     overwrite : bool
         Remove what is there when the first pixel is written.
-    exists : callable
-        Tells whether there is an image already.
+    occupied : callable
+        Returns what is there: None for nothing, "" for an image, else the name of something that
+        is no part of one, which is never removed.
     remove : callable
         Removes all that is there.
     """
@@ -447,19 +469,25 @@ class RemoteTarget:
         url: Url,
         *,
         overwrite: bool,
-        exists: Callable[[], bool],
+        occupied: Callable[[], str | None],
         remove: Callable[[], object],
     ) -> None:
         self.path = self.partial = url
         self._overwrite = overwrite
-        self._exists = exists
+        self._occupied = occupied
         self._remove = remove
         self._begun = False
         self.check()
 
     def check(self) -> None:
         """Raise where open() would, without touching anything."""
-        if not self._overwrite and self._exists():
+        found = self._occupied()
+        if found:
+            raise TargetExistsError(
+                f"{str(self.path)!r} holds {found!r}, which is no part of an image: nothing there "
+                "is touched; choose another name"
+            )
+        if found is not None and not self._overwrite:
             raise TargetExistsError(
                 f"{str(self.path)!r} exists: choose another name, or pass overwrite=True to "
                 "replace it; on a server the old image is removed when the first pixel is written"
@@ -508,7 +536,7 @@ def target_for(
         return RemoteTarget(
             location,
             overwrite=overwrite,
-            exists=lambda: bool(sink.exists(location, storage_options)),
+            occupied=lambda: sink.occupied(location, storage_options),
             remove=lambda: sink.remove(location, storage_options),
         )
     if not backend.marks:

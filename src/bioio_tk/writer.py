@@ -180,6 +180,7 @@ class BioWriter(BioBase):
         self._sink_class: Any = registry.load_sink(self._row)
         self._method = downsample or ("mode" if place.is_label else "mean")
         version, labelled = place.expected(self._sink_class)
+        self._labelled = labelled
         if labelled is not None:
             self._draft.set_defaults(labelled)
             self._levels = len(labelled.levels) if pyramid is None else self._levels
@@ -364,6 +365,17 @@ class BioWriter(BioBase):
         """Raise before anything exists where the image cannot be stored."""
         self._sink_class.check((self._drafted(),), self._store_options())
 
+    def _check_labelled(self, spec: ImageSpec) -> None:
+        """Raise where labels do not lie on the image they belong to."""
+        if self._labelled is None:
+            return
+        for n, size, axis in zip(spec.shape, self._labelled.shape, AXES, strict=True):
+            if n != size and (axis in "YX" or n != 1):
+                raise SpecError(
+                    f"labels of {axis}={n} do not fit their image, which has {axis}={size}: give "
+                    f"{size}" + ("" if axis in "YX" else " or 1")
+                )
+
     def _drafted(self) -> ImageSpec:
         return self._draft.spec(
             self._tile,
@@ -389,6 +401,11 @@ class BioWriter(BioBase):
         self._place = place
         self._target = place.leftover(self._sink_class, shared=True)
         try:
+            if not self._target.is_shared:
+                raise SpecError(
+                    f"{str(self._target.partial)!r} was not laid out with mode='create', but left "
+                    "by a write that was interrupted"
+                )
             self._sink = self._sink_class.reopen(self._target.partial, shared=True)
         except BaseException:
             self._target.leave()
@@ -429,6 +446,7 @@ class BioWriter(BioBase):
 
     def _start(self) -> None:
         spec = self._drafted()
+        self._check_labelled(spec)
         options = self._store_options()
         self._sink_class.check((spec,), options)
         self._target.open()
@@ -479,6 +497,8 @@ class BioWriter(BioBase):
                 self._tiles.flush()
                 self._live_sink.finish()
             self._live_sink.close()
+            if self._mode == "create":
+                self._target.mark_shared()
             if self._mode == "w":
                 self._target.commit()
                 self._place.register(self._sink_class, self._ngff_version)

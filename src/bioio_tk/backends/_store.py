@@ -20,6 +20,10 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 
+SHARED_MARK = "processes.0-0.part"
+"""A file in an unfinished image that several processes write; gone when it is finished."""
+
+
 class Store(Protocol):
     """Keys ("0/c/1/2", never a leading or double slash) to bytes; any method from any thread.
 
@@ -103,6 +107,7 @@ class FolderStore:
         self._prefix = f"{root}/"
         self._known: set[str] = set()
         self._known_lock = threading.Lock()
+        self._pid = os.getpid()
         self._folder, self._locked = _open_folder(root)
 
     def where(self, key: str = "") -> str:
@@ -169,7 +174,9 @@ class FolderStore:
 
     def close(self) -> None:
         folder, self._folder = self._folder, -1
-        if folder >= 0:
+        if folder >= 0 and self._pid != os.getpid():
+            os.close(folder)  # in a forked child: the lock is the parent's
+        elif folder >= 0:
             _leave_folder(self.root, folder)
 
     def __del__(self) -> None:
@@ -306,15 +313,31 @@ def remove_all_replaced(path: Path) -> None:
 def exclusive(folder: Path) -> Iterator[None]:
     """Let one process at a time change what `folder` lists.
 
-    The lock is on the folder it lies in: readers may hold one on itself.
+    The lock is a file beside it, there only as long as somebody holds it: readers may hold
+    locks on the folder itself, and on the one it lies in.
     """
-    if os.name == "nt":
-        yield
-        return
-    fd = os.open(folder.absolute().parent, os.O_RDONLY)
+    path = folder.absolute().with_name(f".{folder.name}.lock")
+    fd = -1 if os.name == "nt" else _lock_file(path)
     try:
-        with suppress(OSError):  # a file system without locks
-            fcntl.flock(fd, fcntl.LOCK_EX)
         yield
     finally:
+        if fd >= 0:
+            with suppress(OSError):
+                path.unlink()  # before it is unlocked: who waits for it looks again
+            os.close(fd)
+
+
+def _lock_file(path: Path) -> int:
+    """Return a descriptor of the locked file, -1 where there can be none."""
+    while True:
+        try:
+            fd = os.open(path, os.O_RDWR | os.O_CREAT | BINARY, 0o666)
+        except OSError:
+            return -1
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX)
+        except OSError:  # a file system without locks
+            return fd
+        if _is_at(path, fd):
+            return fd
         os.close(fd)

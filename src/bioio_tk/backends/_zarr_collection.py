@@ -9,7 +9,7 @@ from bioio_tk.backends._store import FolderStore, exclusive
 from bioio_tk.backends._zarr_tree import OME_XML, Tree, group_documents, join
 from bioio_tk.backends.base import OpenOptions
 from bioio_tk.core.plate import Acquisition, Field, Plate, Well
-from bioio_tk.errors import SpecError
+from bioio_tk.errors import BioIOError, SpecError
 from bioio_tk.meta import ngff
 
 if TYPE_CHECKING:
@@ -153,10 +153,25 @@ class _Lists:
 
     def add_series(self, name: str) -> None:
         """Add an image to the layout of bioformats2raw."""
-        names = list(self.group("OME").series or ())
+        names = list(self.group("OME").series or self._found(name))
         if name not in names:
             names.append(name)
         self.put_series(names)
+
+    def _found(self, new: str) -> list[str]:
+        """Return the images that are there without a list of them."""
+        from bioio_tk.backends.zarr_read import ZarrSource
+
+        if self._tree.node("") is None:
+            return []
+        try:
+            source = ZarrSource(self._store.root)
+        except BioIOError:  # there are none
+            return []
+        try:
+            return [path for path in source.images.paths if path != new]
+        finally:
+            source.close()
 
     def put_series(self, names: list[str]) -> None:
         """Write the list of all images."""
@@ -210,6 +225,10 @@ class _Lists:
         return ngff.read_group(node.attributes, self._store.where(path))
 
     def _put(self, path: str, attributes: dict[str, Any]) -> None:
+        """Write the attributes of a group; what it has besides stays."""
+        node = self._tree.node(path)
+        if node is not None:
+            attributes = _merged(node.attributes, attributes)
         for name, document in group_documents(attributes, self._version).items():
             self._store.put(join(path, name), document)
 
@@ -225,7 +244,16 @@ class _Lists:
                 specs.append(source.images[0])
             finally:
                 source.close()
-        self._store.put(OME_XML, ome.document(specs).encode())
+        known = self._store.get(OME_XML)
+        self._store.put(OME_XML, ome.document(specs, metadata=known).encode())
+
+
+def _merged(old: dict[str, Any], new: dict[str, Any]) -> dict[str, Any]:
+    """Return the attributes of both, the new ones where both have one."""
+    merged = {**old, **new}
+    if isinstance(old.get("ome"), dict) and "ome" in new:
+        merged["ome"] = {**old["ome"], **new["ome"]}
+    return merged
 
 
 def _check_names(row: str, column: str, field: str) -> None:

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 PACKED = (".zip", ".ozx")
 OME_XML = "OME/METADATA.ome.xml"
-_DOCUMENTS = ("zarr.json", ".zarray", ".zgroup", ".zattrs")
+DOCUMENTS = ("zarr.json", ".zarray", ".zgroup", ".zattrs")
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,8 +99,8 @@ class Tree:
         """Return the documents that may be there: a store does not mix its formats by level."""
         above = self._nodes.get(path.rpartition("/")[0]) if path else None
         if above is None:
-            return _DOCUMENTS
-        return _DOCUMENTS[:1] if above.zarr_format == 3 else _DOCUMENTS[1:]
+            return DOCUMENTS
+        return DOCUMENTS[:1] if above.zarr_format == 3 else DOCUMENTS[1:]
 
     def _load(self, path: str, found: dict[str, bytes | None]) -> Node | None:
         def get(name: str) -> bytes | None:
@@ -108,7 +108,7 @@ class Tree:
             return found[key] if key in found else self.store.get(key)
 
         names = self._names(path)
-        for name in (*names, *(n for n in _DOCUMENTS if n not in names)):
+        for name in (*names, *(n for n in DOCUMENTS if n not in names)):
             if name == ".zattrs":
                 continue
             data = get(name)

@@ -261,6 +261,11 @@ class FolderSink(Sink, Protocol):
         ...
 
     @staticmethod
+    def occupied(location: Location, storage_options: dict[str, Any]) -> str | None:
+        """Return what is at a location on a server: None nothing, "" an image, else its name."""
+        ...
+
+    @staticmethod
     def remove(location: Location, storage_options: dict[str, Any]) -> None:
         """Remove an image from a server."""
         ...

@@ -119,14 +119,29 @@ def for_reading(
         with open(path, "rb", buffering=0) as file:  # noqa: PTH123 (each call counts here)
             head = file.read(_HEAD)
     except FileNotFoundError:
-        raise FileNotFoundError(f"there is no file {str(path)!r}") from None
+        raise FileNotFoundError(_missing(path)) from None
     except (IsADirectoryError, PermissionError):
         if path.is_dir():
             return _folder(path, name)
         raise
     if name is not None:
         return _named(name)
+    for row in BACKENDS:
+        if path.name in row.marks:  # the metadata of a folder stand for the folder
+            return row
     return _by_content(str(path), head)
+
+
+def _missing(path: Path) -> str:
+    """Return what to say of a file that is not there."""
+    text = f"there is no file {str(path)!r}"
+    left = path.with_name(f"{path.name}.partial")
+    if left.exists():
+        text += (
+            f", but {left.name!r}, which is not complete: a program is still writing it or was "
+            f"interrupted; see 'bioio-tk recover' and 'bioio-tk finish'"
+        )
+    return text
 
 
 def _folder(path: Path, name: str | None) -> Backend:
@@ -153,6 +168,8 @@ def _only_child(path: Path, row: Backend) -> Path | None:
 
 def resolve(location: Location, backend: Backend) -> Location:
     """Return where the image is: `location`, or the one image folder in the folder there."""
+    if isinstance(location, Path) and location.name in backend.marks and location.is_file():
+        return location.parent
     folder = bool(backend.marks) and isinstance(location, Path) and location.is_dir()
     if not folder or _marked(location, backend):  # type: ignore[arg-type]
         return location
@@ -195,7 +212,7 @@ def _by_content(where: str, head: bytes) -> Backend:
             return backend
     raise UnknownFormatError(
         f"{where!r} is in no format that can be read here (its first bytes are {head[:8]!r}); "
-        f"these are: {_list(b.formats for b in BACKENDS if b.source)}"
+        f"these are: {_list(b.formats for b in BACKENDS if b.source and b.name != 'memory')}"
     )
 
 

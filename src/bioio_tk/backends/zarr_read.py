@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, overload
 
 import numpy as np
 
+from bioio_tk.backends._store import FolderStore
 from bioio_tk.backends._zarr_array import ZarrArray
 from bioio_tk.backends._zarr_meta import read_meta
 from bioio_tk.backends._zarr_tree import OME_XML, Tree, join, open_store
@@ -35,6 +36,8 @@ if TYPE_CHECKING:
 _TO_KEEP = 1 << 26
 """Bytes of a decoded chunk up to which it is worth keeping for the next request."""
 _MOST_SERIES = 100_000
+_MOST_FOLDERS = 64
+"""Folders of images that are held open: a plate has thousands."""
 _MOST_CHANNELS = 1 << 20
 
 
@@ -47,6 +50,7 @@ class ZarrSource:
         self._tree = Tree(self._store)
         self._dims = options.dims
         self._notes: list[str] = []
+        self._own_folders: dict[str, FolderStore] = {}
         self._lock = threading.RLock()
         self._xml: tuple[str | None] | None = None
         self._ome: list[OmeImage] | None = None
@@ -181,7 +185,7 @@ class ZarrSource:
         assert node is not None
         meta = self._meta(node)
         axes = self._axes(None, meta, path)
-        level = _Layer(ZarrArray(self._store, path, meta), axes)
+        level = _Layer(ZarrArray(self._store, path, meta), axes, path)
         self._check_size(level, path)
         spec = ImageSpec(meta.dtype, (level.level,), name=path.rpartition("/")[2])
         return _Image(spec, (level,), path, "")
@@ -202,13 +206,27 @@ class ZarrSource:
                 continue
             meta = self._meta(node)
             axes = self._axes(multiscale.axes, meta, path, multiscale.version)
-            layers.append((_Layer(ZarrArray(self._store, place, meta), axes), dataset))
-        self._check_size(layers[0][0], layers[0][0].array.path)
+            layers.append((_Layer(self._array(path, dataset.path, meta), axes, place), dataset))
+        self._check_size(layers[0][0], layers[0][0].path)
         layers = self._ordered(layers, path)
-        self._check_size(layers[0][0], layers[0][0].array.path)
+        self._check_size(layers[0][0], layers[0][0].path)
         spec = self._spec(multiscale, group, layers)
         kept = tuple(layer for layer, _ in layers)
         return _Image(self._with_ome(spec, path), kept, path, multiscale.version, multiscale.type)
+
+    def _array(self, image: str, path: str, meta: ArrayMeta) -> ZarrArray:
+        """Return an array of an image, read through the image's own folder where it has one.
+
+        That is held open: when the image is replaced, as one of several in a store, what is read
+        here stays the old one.
+        """
+        store = self._own_folders.get(image)
+        room = len(self._own_folders) < _MOST_FOLDERS
+        if store is None and image and room and isinstance(self._store, FolderStore):
+            store = self._own_folders[image] = FolderStore(self._store.root / image)
+        if store is None:
+            return ZarrArray(self._store, join(image, path), meta)
+        return ZarrArray(store, path, meta)
 
     def _ordered(
         self, layers: list[tuple[_Layer, ngff.Dataset]], path: str
@@ -394,7 +412,7 @@ class ZarrSource:
             "chunk": meta.chunks,
             "shard": meta.shards,
             "compression": meta.compression,
-            "path": layer.array.path,
+            "path": layer.path,
             "axes": layer.letters,
             "zarr_format": meta.zarr_format,
             "ngff_version": found.version,
@@ -403,7 +421,7 @@ class ZarrSource:
     def stored(self, image: int) -> Stored:
         """Return what is needed to go on writing an image of ours."""
         found = self.images.at(image)
-        nodes = [self._tree.node(layer.array.path) for layer in found.layers]
+        nodes = [self._tree.node(layer.path) for layer in found.layers]
         documents = tuple(node.document for node in nodes if node is not None)
         return Stored(found.version, found.method, documents)
 
@@ -418,6 +436,8 @@ class ZarrSource:
         return {"layout": self._layout, "remote": self._store.waits}
 
     def close(self) -> None:
+        for store in list(self._own_folders.values()):
+            store.close()
         self._store.close()
 
 
@@ -490,10 +510,13 @@ class _Layer:
         The pixels.
     axes : AxisOrder
         For Y, X, Z, C, T the axis of the array, None where it has none.
+    path : str
+        Where the array lies in the store.
     """
 
-    def __init__(self, array: ZarrArray, axes: ngff.AxisOrder) -> None:
+    def __init__(self, array: ZarrArray, axes: ngff.AxisOrder, path: str) -> None:
         meta = array.meta
+        self.path = path
         self.array = array
         self.axes = axes
         self.ndim = len(meta.shape)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 import shutil
 import tempfile
 from dataclasses import replace
@@ -12,9 +13,9 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 import numpy as np
 
 from bioio_tk.backends._zarr_codecs import codec_documents
-from bioio_tk.backends._zarr_meta import read_meta, write_meta_v2, write_meta_v3
+from bioio_tk.backends._zarr_meta import TYPES, read_meta, write_meta_v2, write_meta_v3
 from bioio_tk.backends._zarr_shards import ChunkWriter
-from bioio_tk.backends._zarr_tree import OME_XML, Tree, group_documents, join, new_store
+from bioio_tk.backends._zarr_tree import DOCUMENTS, OME_XML, Tree, group_documents, join, new_store
 from bioio_tk.backends.base import Caps, StoreOptions
 from bioio_tk.backends.zarr_read import ZarrSource
 from bioio_tk.core.region import AXES, Shape5
@@ -39,8 +40,8 @@ _LARGEST_SHARD = 512 << 20
 _WIDEST_SHARD = 4096
 _SAMPLED_TILES = 64
 """Tiles of which pixels are looked at to find out what is worth showing."""
-_SAMPLE = 64
-"""Rows and columns of pixels that are looked at in each."""
+_SAMPLE = (64, 64, 4, 1, 4)
+"""Pixels along Y, X, Z and T that are looked at in each."""
 Window: TypeAlias = tuple[float, float, float, float]
 _OPTIONS = ("ngff_version", "chunks", "shards", "windows", "label")
 
@@ -69,10 +70,11 @@ class ZarrSink:
         wanted = max(1, _SAMPLED_TILES // images[0].shape[3])
         self._every = -(-rows * columns * planes * times // wanted)
         self._samples: dict[TileKey, NDArray[Any]] = {}
-        self._scratch: tempfile.TemporaryDirectory[str] | None = None
+        self._scratch: Path | None = None
+        self._pid = os.getpid()
         if not isinstance(location, Path):
             self.caps = replace(self.caps, waits=self._store.waits)
-            self._scratch = tempfile.TemporaryDirectory(prefix="bioio_tk-")
+            self._scratch = Path(tempfile.mkdtemp(prefix="bioio_tk-"))
         try:
             self._documents = documents or [
                 _array_document(images[0], level, options, self._version)
@@ -120,17 +122,13 @@ class ZarrSink:
         if len(images) != 1:
             raise SpecError("one sink stores one image")
         spec = images[0]
-        if (
-            options.extra.get("label") is not None
-            and len(spec.levels) > 1
-            and options.downsample in ("mean", "median")
-        ):
-            raise SpecError(
-                f"downsample={options.downsample!r} would make labels that nothing has: choose "
-                "'mode' or 'nearest'"
-            )
+        if options.extra.get("label") is not None:
+            _check_label(spec, options)
         if min(spec.shape) < 1:
             raise SpecError(f"the shape {spec.shape} (Y, X, Z, C, T) has an axis without pixels")
+        if spec.dtype not in TYPES.values():
+            known = ", ".join(TYPES)
+            raise UnsupportedError(f"Zarr has no pixels of type {spec.dtype}; there are {known}")
         for level in range(len(spec.levels)):
             _array_document(spec, level, options, version)
 
@@ -163,6 +161,20 @@ class ZarrSink:
         store = new_store(location, storage_options)
         try:
             return Tree(store).node("") is not None
+        finally:
+            store.close()
+
+    @staticmethod
+    def occupied(location: Location, storage_options: dict[str, Any]) -> str | None:
+        store = new_store(location, storage_options)
+        try:
+            names = store.names()
+            tree = Tree(store)
+            for name in names:
+                known = name in DOCUMENTS or name in ("OME", "labels") or name.isdecimal()
+                if not known and tree.node(name) is None:
+                    return name
+            return "" if names else None
         finally:
             store.close()
 
@@ -237,8 +249,9 @@ class ZarrSink:
         where = self._store.where(str(level))
         v3 = self._version != "0.4"
         meta = read_meta(document if v3 else None, None if v3 else document, where)
-        scratch = None if self._scratch is None else Path(self._scratch.name)
-        return ChunkWriter(self._store, str(level), meta, scratch=scratch, atomic=self._shared)
+        return ChunkWriter(
+            self._store, str(level), meta, scratch=self._scratch, atomic=self._shared
+        )
 
     # ------------------------------------------------------------------ pixels
 
@@ -279,8 +292,8 @@ class ZarrSink:
         for writer in getattr(self, "_writers", ()):
             writer.close()
         self._store.close()
-        if self._scratch is not None:
-            self._scratch.cleanup()
+        if self._scratch is not None and self._pid == os.getpid():  # else it is the parent's
+            shutil.rmtree(self._scratch, ignore_errors=True)
 
     # ------------------------------------------------------------------ metadata
 
@@ -326,8 +339,8 @@ class ZarrSink:
         ky, kx, kz, _, kt = key
         rows, columns, planes = self._counts[:3]
         if (((kt * planes + kz) * rows + ky) * columns + kx) % self._every == 0:
-            y, x = (max(1, n // _SAMPLE) for n in tile.shape[:2])
-            self._samples[key] = tile[::y, ::x].copy()
+            y, x, z, _, t = (-(-n // most) for n, most in zip(tile.shape, _SAMPLE, strict=True))
+            self._samples[key] = tile[::y, ::x, ::z, :, ::t].copy()
 
     def _sample_stored(self) -> None:
         """Sample the same pixels where others have written them."""
@@ -360,6 +373,17 @@ class ZarrSink:
             for c in range(tile.shape[3]):
                 values[first + c].append(tile[:, :, :, c].ravel())
         return [_window(np.concatenate(v) if v else None, spec.dtype) for v in values]
+
+
+def _check_label(spec: ImageSpec, options: StoreOptions) -> None:
+    for name in options.extra["label"]:
+        if name not in ("colors", "properties"):
+            raise SpecError(f"label={{{name!r}: …}}: there are 'colors' and 'properties'")
+    if len(spec.levels) > 1 and options.downsample in ("mean", "median"):
+        raise SpecError(
+            f"downsample={options.downsample!r} would make labels that nothing has: choose "
+            "'mode' or 'nearest'"
+        )
 
 
 def shard_of(spec: ImageSpec, level: int, options: StoreOptions) -> Shape5 | None:
@@ -462,7 +486,7 @@ def _window(values: NDArray[Any] | None, dtype: np.dtype[Any]) -> Window | None:
     numbers = values[np.isfinite(values)] if dtype.kind == "f" else values
     if not numbers.size:
         return None
-    start, end = (float(v) for v in np.percentile(numbers.astype(float), [0.1, 99.9]))
+    start, end = (float(v) for v in np.percentile(numbers, [0.1, 99.9]))
     if dtype.kind == "f":
         low, high = float(numbers.min()), float(numbers.max())
     else:

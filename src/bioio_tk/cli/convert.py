@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
 
 _MOST_IMAGES = 6
+_ZARR_ONLY = ("chunks", "shards", "ngff_version")
 
 
 class _Sizes(click.ParamType[Any]):
@@ -114,7 +115,8 @@ _CHUNKS = "Y x X [x Z [x C [x T]]]"
     "--cast",
     metavar="HOW",
     help="How to convert pixels: exact [default: stop where a "
-    "value does not fit], clip, scale or wrap.",
+    "value does not fit], clip, scale or wrap. scale takes the full range of the type, not that "
+    "of the pixels, to the full range of the new one.",
 )
 @click.option(
     "--group",
@@ -130,7 +132,7 @@ _CHUNKS = "Y x X [x Z [x C [x T]]]"
 )
 @click.option("--storage-option", "storage_options", **STORAGE_OPTION)
 @click.option("--overwrite", is_flag=True, help="Replace DST, once the new image is complete.")
-@click.option("--workers", "max_workers", type=int, help="Threads [one per CPU].")
+@click.option("--workers", "max_workers", type=click.IntRange(1), help="Threads [one per CPU].")
 @click.option("--quiet", is_flag=True, help="Print nothing but errors.")
 @click.option("--json", "as_json", is_flag=True, help="Print a report as JSON, one line an image.")
 def command(src: str, dst: str, **options: Any) -> None:
@@ -147,6 +149,9 @@ def command(src: str, dst: str, **options: Any) -> None:
     options["pyramid"] = levels if levels is not None and pyramid else pyramid
     options["storage_options"] = dict(options["storage_options"]) or None
     series = options.pop("series")
+    _check_usage(dst, series, options)
+    if levels is not None and not pyramid:
+        raise click.UsageError("--no-pyramid and --levels: give one of them")
     try:
         with Progress(Path(dst).name, quiet=quiet) as progress:
             reports = _convert(src, dst, series, progress=progress, **options)
@@ -156,6 +161,21 @@ def command(src: str, dst: str, **options: Any) -> None:
         click.echo("\n".join(report.to_json() for report in reports))
     elif not quiet:
         click.echo("\n".join(_summaries(reports)))
+
+
+def _check_usage(dst: str, series: str, options: dict[str, Any]) -> None:
+    """Refuse what has no place with the target, in the words of the command line."""
+    if "{series}" in Path(dst).name and series != "all":
+        raise click.UsageError(f"{dst!r}: {{series}} is for --series all")
+    given = [name for name in _ZARR_ONLY if options[name] is not None]
+    if not given:
+        return
+    from bioio_tk.backends import registry
+    from bioio_tk.core.location import locate
+
+    if not registry.for_writing(locate(dst)).marks:
+        hint = "; for TIFF use --tile-size" if given[0] == "chunks" else ""
+        raise click.UsageError(f"--{given[0].replace('_', '-')} is for OME-Zarr{hint}")
 
 
 def _convert(src: str, dst: str, series: str, **options: Any) -> list[ConvertReport]:

@@ -12,7 +12,7 @@ from bioio_tk.cli.progress import Progress
 @click.command()
 @click.argument("path")
 @click.option("--overwrite", is_flag=True, help="Replace the image that is there.")
-@click.option("--workers", "max_workers", type=int, help="Threads [one per CPU].")
+@click.option("--workers", "max_workers", type=click.IntRange(1), help="Threads [one per CPU].")
 @click.option("--quiet", is_flag=True, help="Print nothing but errors.")
 def command(path: str, *, overwrite: bool, max_workers: int | None, quiet: bool) -> None:
     """Complete an OME-Zarr that several processes have written.

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import glob
 import json
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from bioio_tk.cli.text import STORAGE_OPTION, plural, size
+from bioio_tk.cli.text import STORAGE_OPTION, files, plural, size
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -45,12 +43,12 @@ def command(
     shown all the same; the exit code is then 1.
     """
     from bioio_tk.api import describe
-    from bioio_tk.cli.main import error_text
+    from bioio_tk.cli.main import error_text, file_error
     from bioio_tk.errors import BioIOError
 
     found: list[dict[str, Any]] = []
     failed = False
-    for number, path in enumerate(_files(paths)):
+    for number, path in enumerate(files(paths)):
         try:
             info = describe(path, images=images, storage_options=dict(storage_options))
         except (BioIOError, OSError) as exc:
@@ -59,7 +57,7 @@ def command(
             failed = True
             found.append({"path": path, "error": error_text(exc)})
             if not as_json:
-                click.echo(f"Error: {path}: {error_text(exc)}", err=True)
+                click.echo(f"Error: {file_error(path, exc)}", err=True)
             continue
         found.append(info.to_dict())
         if not as_json:
@@ -68,15 +66,6 @@ def command(
         click.echo(json.dumps(found, indent=2, ensure_ascii=False))
     if failed:
         ctx.exit(1)
-
-
-def _files(paths: tuple[str, ...]) -> Iterator[str]:
-    for path in paths:
-        # most shells have done this already; a file whose name looks like a pattern is a file
-        if glob.has_magic(path) and not Path(path).exists():
-            yield from sorted(glob.glob(path, recursive=True)) or [path]  # noqa: PTH207
-        else:
-            yield path
 
 
 def _lines(info: FileInfo) -> Iterator[str]:

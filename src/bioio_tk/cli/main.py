@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import re
+import shlex
 import signal
 import sys
 from contextlib import suppress
 from importlib import import_module
+from pathlib import Path
 from typing import Any, NoReturn
 
 import click
@@ -25,6 +27,21 @@ _COMMANDS = {
     "recover": "Keep what an interrupted write has left.",
     "demo": "Try it all on a large generated image.",
 }
+
+
+_OTHER_NAMES = {"max_workers": "workers", "pyramid": "levels", "storage_options": "storage-option"}
+_NAMES = (
+    *("cast", "channel", "chunks", "compression", "compression_level", "downsample", "dtype"),
+    *("group", "labels", "level", "ngff_version", "overwrite", "predictor", "pyramid_z"),
+    *("series", "shards", "size", "tile_size", *_OTHER_NAMES),
+)
+# a keyword in a message, its value where that is spelled in another way on the command line; what
+# stands inside a path (…/series=1/…) is none
+_KEYWORD = re.compile(
+    rf"(?<![^\s(])(pass )?({'|'.join(_NAMES)})="
+    r"(True\b|False\b|\(\d+(?:, \d+)*,?\))?"
+)
+_CALL = re.compile(r"bioio_tk\.(finish)\((['\"])(.*?)\2\)")
 
 
 class _Commands(click.Group):
@@ -99,13 +116,28 @@ def error_text(exc: BaseException) -> str:
     text = str(exc)
     if isinstance(exc, OSError) and exc.strerror and not isinstance(exc, BioIOError):
         text = f"{exc.strerror}: {exc.filename!r}" if exc.filename else exc.strerror
-    text = re.sub(r"\bpass (\w+)=(True\b)?", _as_option, text)
+    about_codecs = "compression" in text  # whose own "level" is another than that of an image
+    text = _KEYWORD.sub(lambda found: _as_option(found, about_codecs=about_codecs), text)
+    text = _CALL.sub(lambda found: f"bioio-tk {found[1]} {shlex.quote(found[3])}", text)
     return " ".join(text.split()) or type(exc).__name__
 
 
-def _as_option(found: re.Match[str]) -> str:
-    name = found[1].replace("_", "-").replace("max-workers", "workers")
-    return f"use --{name}" if found[2] else f"use --{name} "
+def file_error(path: str, exc: BaseException) -> str:
+    """Return an error about one file of several; its path stands in it once."""
+    text = error_text(exc)
+    named = repr(path) in text or repr(str(Path(path))) in text
+    return text if named else f"{path}: {text}"
+
+
+def _as_option(found: re.Match[str], *, about_codecs: bool) -> str:
+    use, name, value = "use " if found[1] else "", found[2], found[3] or ""
+    option = name.replace("_", "-")
+    if value in ("True", "False"):
+        return f"{use}--{'no-' if value == 'False' else ''}{option}"
+    if name == "level" and about_codecs:
+        option = "compression-level"
+    sizes = "x".join(re.findall(r"\d+", value))
+    return f"{use}--{_OTHER_NAMES.get(name, option)} {sizes}"
 
 
 def _on_sigterm() -> list[int]:

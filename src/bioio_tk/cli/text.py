@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import glob
 import json
 import re
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import click
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
 
 _UNITS = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12}
 
@@ -44,6 +49,16 @@ def plural(count: int, one: str, many: str = "") -> str:
     ('1 plane', '3 planes')
     """
     return f"{count} {one if count == 1 else many or one + 's'}"
+
+
+def files(paths: Iterable[str]) -> Iterator[str]:
+    """Yield paths, in place of a pattern those that fit it."""
+    for path in paths:
+        # most shells have done this already; a file whose name looks like a pattern is a file
+        if glob.has_magic(path) and not Path(path).exists():
+            yield from sorted(glob.glob(path, recursive=True)) or [path]  # noqa: PTH207
+        else:
+            yield path
 
 
 class ByteSize(click.ParamType[int]):

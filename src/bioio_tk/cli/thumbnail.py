@@ -27,7 +27,7 @@ from bioio_tk.cli.text import STORAGE_OPTION
 @click.option("--legend", is_flag=True, help="Add channel names and a scale bar.")
 @click.option("--storage-option", "storage_options", **STORAGE_OPTION)
 @click.option("--overwrite", is_flag=True, help="Replace OUT.PNG.")
-@click.option("--workers", "max_workers", type=int, help="Threads [one per CPU].")
+@click.option("--workers", "max_workers", type=click.IntRange(1), help="Threads [one per CPU].")
 @click.option("--quiet", is_flag=True, help="Print nothing but errors.")
 def command(path: str, png: str, **options: Any) -> None:
     """Make a small PNG picture of an image, whatever its size.

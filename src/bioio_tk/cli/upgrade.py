@@ -22,9 +22,9 @@ if TYPE_CHECKING:
 def command(path: str, *, dry_run: bool, keep_old: bool, as_json: bool) -> None:
     """Bring an OME-Zarr 0.1 to 0.4 to version 0.5.
 
-    PATH is the folder of the store. Only its metadata change (to those of Zarr 3), no pixel
-    does, so it takes a moment whatever the size. If it is interrupted, the store still opens, and
-    the same command completes the work.
+    PATH is the folder of the store, or one that holds a single store. Only its metadata change (to
+    those of Zarr 3), no pixel does, so it takes a moment whatever the size. If it is interrupted,
+    the store still opens, and the same command completes the work.
     """
     from bioio_tk.jobs.upgrade import upgrade
 
@@ -35,8 +35,10 @@ def command(path: str, *, dry_run: bool, keep_old: bool, as_json: bool) -> None:
 def _lines(report: UpgradeReport, *, dry_run: bool) -> Iterator[str]:
     if report.before == report.after:
         files = plural(report.removed, "old metadata file")
-        done = f"{files} removed" if report.removed else "nothing to do"
-        yield f"{report.path}: OME-Zarr {report.after} already, {done}"
+        done = f", {files} removed" if report.removed else ""
+        if not report.removed and not report.notes:
+            done = ", nothing to do"
+        yield f"{report.path}: OME-Zarr {report.after} already{done}"
     else:
         groups, arrays = plural(report.groups, "group"), plural(report.arrays, "array")
         yield f"{report.path}: OME-Zarr {report.before} to {report.after}, {groups}, {arrays}"

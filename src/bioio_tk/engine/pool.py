@@ -49,11 +49,13 @@ def check_workers(max_workers: int | None) -> int:
 
 
 def run(func: Callable[[T], object], items: Iterable[T], workers: int, batch: int = 1) -> None:
-    """Call ``func(item)`` for every item, on the calling thread and up to ``workers - 1`` more.
+    """Call ``func(item)`` for every item, no more than `workers` of them at a time.
 
-    The caller works too, so a call from inside a worker, or while every thread is busy, goes on
-    without waiting for one. No more than `workers` items are in work at a time. Items are taken
-    `batch` at a time, for work that is small against the price of handing it out.
+    A caller that is a worker itself works too, so a call from inside a worker, or while every
+    thread is busy, goes on without waiting for one. The main thread leaves several items to the
+    others: it is where Ctrl-C arrives, at any moment, and what it holds then (the lock of a tile)
+    could stay held. Items are taken `batch` at a time, for work that is small against the price
+    of handing it out.
 
     The first exception stops the rest and is raised here, after the items in work have ended.
     """
@@ -63,15 +65,19 @@ def run(func: Callable[[T], object], items: Iterable[T], workers: int, batch: in
         return
     source = iter(items)
     ahead = list(islice(source, (workers - 1) * batch + 1))
-    helpers = min(workers, math.ceil(len(ahead) / batch)) - 1
-    if helpers < 1:
+    able = min(workers, math.ceil(len(ahead) / batch))
+    if able < 2:
         for item in ahead:
             func(item)
         return
     job = _Job(func, chain(ahead, source), batch)
+    leaves = threading.current_thread() is threading.main_thread()
+    helpers = able if leaves else able - 1
     futures = [future for _ in range(helpers) if (future := _submit(job.work)) is not None]
     try:
-        job.work()
+        if leaves and futures:
+            wait(futures)
+        job.work()  # what is left: nothing, unless the helpers could not begin
     except BaseException:  # Ctrl-C in the caller: helpers must not go on behind its back
         job.stop = True
         raise

@@ -18,7 +18,7 @@ from bioio_tk.meta import ngff
 from bioio_tk.meta.ome import OmeImage, read_document
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
     from bioio_tk.backends._zarr_meta import ArrayMeta
     from bioio_tk.backends._zarr_tree import Node
@@ -154,8 +154,6 @@ class _Check:
     # ------------------------------------------------------------------ images
 
     def image(self, path: str, entry: Mapping[str, Any], image: ngff.Multiscale) -> None:
-        if image.axes is not None:
-            self.axes(path, image)
         metas = []
         for dataset, level in zip(entry["datasets"], image.datasets, strict=True):
             if image.version in ("0.4", "0.5"):
@@ -164,12 +162,15 @@ class _Check:
             if meta is not None:
                 metas.append((level.path, meta))
                 self.names(join(path, level.path), meta, image)
+        if image.axes is not None:
+            full = self.arrays.get(join(path, image.datasets[0].path))
+            self.axes(path, image, full.shape if full is not None else ())
         paths = [level.path for level in image.datasets]
         if len(set(paths)) < len(paths):
             self.error(path, "the image lists a level twice")
         self.levels(path, metas)
 
-    def axes(self, path: str, image: ngff.Multiscale) -> None:
+    def axes(self, path: str, image: ngff.Multiscale, shape: tuple[int, ...]) -> None:
         axes = image.axes or ()
         kinds = [axis.type for axis in axes]
         if image.version == "0.3":
@@ -187,10 +188,11 @@ class _Check:
             self.error(path, f"axes {said}: the order has to be time, channel, space")
         for what, names in (
             ("type", [a.name for a in axes if a.type is None]),
-            ("unit", [a.name for a in axes if a.type in ("space", "time") and a.unit is None]),
+            ("unit", list(_without_unit(axes, shape))),
         ):
             if names:
-                self.warn(path, f"no {what} is given for the axes {', '.join(names)}")
+                noun = "axis" if len(names) == 1 else "axes"
+                self.warn(path, f"no {what} is given for the {noun} {', '.join(names)}")
 
     def steps(self, path: str, dataset: Mapping[str, Any], image: ngff.Multiscale) -> None:
         where = f"level {dataset.get('path')!r}"
@@ -401,6 +403,14 @@ class _Check:
         for path, text in sorted(wrong):
             self.error(path, text)
         return len(stored)
+
+
+def _without_unit(axes: Sequence[ngff.Axis], shape: Sequence[int]) -> Iterator[str]:
+    """Yield the axes that lack one; where there is a single pixel, nothing is measured."""
+    for number, axis in enumerate(axes):
+        single = shape[number : number + 1] == (1,)
+        if axis.type in ("space", "time") and axis.unit is None and not single:
+            yield axis.name
 
 
 def _number(value: Any) -> bool:

@@ -10,7 +10,7 @@ from bioio_tk.backends import registry
 from bioio_tk.engine.pool import check_workers
 from bioio_tk.engine.scratch import Scratch
 from bioio_tk.engine.write import TileWriter
-from bioio_tk.errors import UnsupportedError
+from bioio_tk.errors import SpecError, UnsupportedError
 from bioio_tk.reader import check_path
 from bioio_tk.target import FolderTarget
 
@@ -68,6 +68,11 @@ def finish(
     target = FolderTarget(place, overwrite=overwrite, leftover=True, foreign=sink_class.foreign)
     try:
         target.check_place()
+        if not target.is_shared:
+            raise SpecError(
+                f"{str(target.partial)!r} was not laid out for several processes, but left by a "
+                f"write that was interrupted: see 'bioio-tk recover {place}'"
+            )
         sink = sink_class.reopen(target.partial, shared=False)
         scratch = Scratch(target.partial.parent)
         try:
@@ -78,6 +83,7 @@ def finish(
         finally:
             sink.close()
             scratch.close()
+        target.unmark_shared()
         target.commit()
     finally:
         target.leave()

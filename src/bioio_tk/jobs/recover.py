@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from bioio_tk.backends import registry
-from bioio_tk.errors import DamagedFileError, TargetExistsError, UnsupportedError
+from bioio_tk.errors import DamagedFileError, SpecError, TargetExistsError, UnsupportedError
 from bioio_tk.reader import BioReader, check_path
 from bioio_tk.target import SUFFIX, FolderTarget, PackedTarget, Target, partial_path
 
@@ -125,12 +125,21 @@ def recover(
                     f"{str(target)!r} exists: move it away, or pass overwrite=True to replace it"
                 )
             if isinstance(left, FolderTarget):
+                _check_not_shared(left)
                 left.check_place()
             sink.fill_up(left.partial)
             left.commit()
     finally:
         left.leave()
     return report
+
+
+def _check_not_shared(left: FolderTarget) -> None:
+    if left.is_shared:
+        raise SpecError(
+            f"{str(left.partial)!r} was laid out for several processes: complete it with "
+            f"'bioio-tk finish {left.path}'"
+        )
 
 
 def _leftover(target: Path, row: Backend, sink: Any, *, overwrite: bool) -> Target:

@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from bioio_tk.backends import registry
 from bioio_tk.backends._zarr_tree import join, parse, to_json
 from bioio_tk.core.location import locate
 from bioio_tk.errors import DamagedFileError, SpecError, UnknownFormatError, UnsupportedError
@@ -82,7 +83,7 @@ def upgrade(
     Parameters
     ----------
     path : path
-        A folder: the root of the store.
+        A folder: the root of the store, or one that holds a single store.
     to : {"0.5"}
         The version wanted.
     dry_run : bool
@@ -98,6 +99,8 @@ def upgrade(
     ------
     FileNotFoundError
         There is nothing at `path`.
+    IsADirectoryError
+        It is a folder that is no store, and holds none or several.
     SpecError
         `to` is something else, or `path` is inside a larger store.
     UnknownFormatError
@@ -135,20 +138,24 @@ def upgrade(
 def _root(path: str | os.PathLike[str], to: str) -> Path:
     if to != "0.5":
         raise SpecError(f"to={to!r}: a store can be upgraded to OME-Zarr 0.5")
-    root = locate(path)
+    location = locate(path)
+    if isinstance(location, Path) and location.is_dir():
+        for above in location.absolute().parents[:_DEEPEST]:
+            if (above / ".zgroup").is_file():
+                raise SpecError(
+                    f"{str(location)!r} is a part of {str(above)!r}: upgrade that store"
+                )
+    # a folder without metadata of its own must not get any: they would hide the store in it
+    row = registry.for_reading(location, "zarr")
+    root = registry.resolve(location, row)
     if not isinstance(root, Path):
         raise UnsupportedError(
             f"{str(root)!r} is remote: only a folder of this machine can be upgraded"
         )
-    if not root.exists():
-        raise FileNotFoundError(2, os.strerror(2), str(root))
     if not root.is_dir():
         raise UnsupportedError(
             f"{str(root)!r} is no folder: unpack a zip first, or write a new one with convert"
         )
-    for above in root.absolute().parents[:_DEEPEST]:
-        if (above / ".zgroup").is_file():
-            raise SpecError(f"{str(root)!r} is a part of {str(above)!r}: upgrade that store")
     return root
 
 
@@ -165,11 +172,12 @@ def _already(root: Path, notes: list[str], *, dry_run: bool, keep_old: bool) -> 
         raise DamagedFileError(
             f"{str(root)!r} has metadata of Zarr 3, but {bare[0]!r} in it only those of Zarr 2"
         )
-    old = [] if keep_old else list(_old_files(root, nodes))
-    notes.append("the store has metadata of version 0.5 already")
-    if old:
-        notes.append("old metadata lie beside them")
-    if not dry_run:
+    old = list(_old_files(root, nodes))
+    stays = keep_old or dry_run
+    if old and stays:
+        fate = "are kept" if keep_old else "would be removed"
+        notes.append(f"old metadata files beside the new ones {fate}: {len(old)}")
+    if not stays:
         _remove(old)
     return UpgradeReport(
         path=str(root),
@@ -177,8 +185,8 @@ def _already(root: Path, notes: list[str], *, dry_run: bool, keep_old: bool) -> 
         after=group.version,
         groups=0,
         arrays=0,
-        removed=0 if dry_run else len(old),
-        changed=bool(old) and not dry_run,
+        removed=0 if stays else len(old),
+        changed=bool(old) and not stays,
         notes=tuple(notes),
     )
 
