@@ -6,7 +6,7 @@ import math
 import os
 import threading
 from collections import deque
-from concurrent.futures import Future, ThreadPoolExecutor, wait
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from functools import cache
 from itertools import chain, islice
 from pathlib import Path
@@ -21,6 +21,8 @@ T = TypeVar("T")
 R = TypeVar("R")
 
 _MOST_HELPERS = 64
+_PATIENCE = 0.05
+"""Seconds after which work that no thread has begun is done by who wants it."""
 _executor: ThreadPoolExecutor | None = None
 _executor_lock = threading.Lock()
 
@@ -74,15 +76,15 @@ def run(func: Callable[[T], object], items: Iterable[T], workers: int, batch: in
     leaves = threading.current_thread() is threading.main_thread()
     helpers = able if leaves else able - 1
     futures = [future for _ in range(helpers) if (future := _submit(job.work)) is not None]
+    interrupted = True
     try:
         if leaves and futures:
-            wait(futures)
-        job.work()  # what is left: nothing, unless the helpers could not begin
-    except BaseException:  # Ctrl-C in the caller: helpers must not go on behind its back
-        job.stop = True
-        raise
-    finally:
-        _settle(futures, job)
+            _leave_to(futures)
+        job.work()  # what is left: nothing, unless no helper could begin
+        interrupted = False
+    finally:  # Ctrl-C in the caller: helpers must not go on behind its back
+        job.stop = job.stop or interrupted
+        _settle(futures, job, interrupted=interrupted)
     if job.error is not None:
         raise job.error
 
@@ -211,6 +213,13 @@ def _submit(func: Callable[..., R], *args: Any) -> Future[R] | None:
     return future
 
 
+def _leave_to(futures: list[Future[Any]]) -> None:
+    """Wait until a helper finds no more work, or until it is clear that none can begin."""
+    while not wait(futures, timeout=_PATIENCE, return_when=FIRST_COMPLETED).done:
+        if not any(future.running() for future in futures):
+            return
+
+
 def _fulfil(future: Future[R], func: Callable[..., R], *args: Any) -> None:
     if future.set_running_or_notify_cancel():
         try:
@@ -219,11 +228,13 @@ def _fulfil(future: Future[R], func: Callable[..., R], *args: Any) -> None:
             future.set_exception(exc)
 
 
-def _settle(futures: Iterable[Future[Any]], job: _Job[Any] | None = None) -> None:
+def _settle(
+    futures: Iterable[Future[Any]], job: _Job[Any] | None = None, *, interrupted: bool = False
+) -> None:
     """Wait for what has begun and cancel the rest.
 
     A Ctrl-C meanwhile is raised afterwards, so that nothing goes on behind the caller's back; a
-    second one at once.
+    second one at once, also where the first one came before (`interrupted`).
     """
     interrupt: BaseException | None = None
     for future in futures:
@@ -231,7 +242,7 @@ def _settle(futures: Iterable[Future[Any]], job: _Job[Any] | None = None) -> Non
             try:
                 wait([future])
             except BaseException as exc:
-                if interrupt is not None:
+                if interrupted or interrupt is not None:
                     raise
                 interrupt = exc
                 if job is not None:
