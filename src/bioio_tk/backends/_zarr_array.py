@@ -16,7 +16,7 @@ from bioio_tk.backends._zarr_codecs import crc32c
 from bioio_tk.errors import BioIOError, DamagedFileError, UnsupportedError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
 
     from numpy.typing import NDArray
 
@@ -31,6 +31,8 @@ EMPTY = 0xFFFF_FFFF_FFFF_FFFF
 _LARGEST_CHUNK = 1 << 31
 _WHOLE = 1 << 29
 """Bytes of pixels up to which a shard is taken in one piece."""
+_TOGETHER = 1 << 20
+"""Bytes of pixels of small chunks that are decoded by one call."""
 _RUN = 1 << 26
 """Bytes that are read at once out of a shard."""
 _GAP_NEAR, _GAP_FAR = 1 << 14, 1 << 19
@@ -58,6 +60,10 @@ class _Piece(NamedTuple):
     inner: Index
     part: Slices
     place: Slices
+
+
+_Stored: TypeAlias = tuple[int, int, _Piece]
+"""Offset and length of a chunk in its shard, and what is wanted of it."""
 
 
 def parse_table(index: ShardIndex, raw: bytes, size: int | None) -> Table:
@@ -325,19 +331,40 @@ class ZarrArray:
         count = self._index.nbytes
         raw = data[-count:] if self._index.at_end else data[:count]
         table = self._parsed(shard, raw, len(data))
-        view = memoryview(data)
-        for piece in pieces:
-            found = table.find(piece.inner)
-            if found is None:
-                out[piece.place] = self.meta.fill
-                continue
-            index = self._global(shard, piece.inner)
-            offset, length = self._checked(shard, index, table, found)
-            self._decode(view[offset : offset + length], index, piece.part, out[piece.place])
+        stored = self._found(shard, table, pieces, out)
+        self._decode_all(shard, self._cut(shard, memoryview(data), 0, stored), out)
 
     def _read_ranges(self, shard: Index, pieces: list[_Piece], out: NDArray[Any]) -> None:
-        table = self._table(shard)
-        stored: list[tuple[int, int, _Piece]] = []
+        stored = self._found(shard, self._table(shard), pieces, out)
+        gap = _GAP_FAR if self.store.waits else _GAP_NEAR
+        self._decode_all(shard, self._frames(shard, _runs(stored, gap)), out)
+
+    def _frames(
+        self, shard: Index, runs: Iterable[list[_Stored]]
+    ) -> Iterator[tuple[memoryview, _Piece]]:
+        """Read pieces, those that lie close to one another at once."""
+        for run in runs:
+            start = run[0][0]
+            stop = max(offset + length for offset, length, _ in run)
+            data = self.store.get_range(self.key(shard), start, stop - start)
+            yield from self._cut(shard, memoryview(data or b""), start, run)
+
+    def _cut(
+        self, shard: Index, view: memoryview, start: int, run: Iterable[_Stored]
+    ) -> Iterator[tuple[memoryview, _Piece]]:
+        """Cut pieces out of bytes of the file from `start`."""
+        for offset, length, piece in run:
+            frame = view[offset - start : offset - start + length]
+            if len(frame) != length:
+                index = self._global(shard, piece.inner)
+                raise self._wrong(shard, index, "the shard ends before it does")
+            yield frame, piece
+
+    def _found(
+        self, shard: Index, table: Table | None, pieces: list[_Piece], out: NDArray[Any]
+    ) -> list[_Stored]:
+        """Return where pieces lie, in the order of the file; fill in what is not stored."""
+        stored: list[_Stored] = []
         for piece in pieces:
             found = None if table is None else table.find(piece.inner)
             if found is None or table is None:
@@ -346,18 +373,23 @@ class ZarrArray:
             index = self._global(shard, piece.inner)
             stored.append((*self._checked(shard, index, table, found), piece))
         stored.sort(key=lambda item: item[:2])
-        gap = _GAP_FAR if self.store.waits else _GAP_NEAR
-        for run in _runs(stored, gap):
-            start = run[0][0]
-            stop = max(offset + length for offset, length, _ in run)
-            data = self.store.get_range(self.key(shard), start, stop - start)
-            view = memoryview(data or b"")
-            for offset, length, piece in run:
-                index = self._global(shard, piece.inner)
-                stored_bytes = view[offset - start : offset - start + length]
-                if len(stored_bytes) != length:
-                    raise self._wrong(shard, index, "the shard ends before it does")
-                self._decode(stored_bytes, index, piece.part, out[piece.place])
+        return stored
+
+    def _decode_all(
+        self, shard: Index, frames: Iterator[tuple[memoryview, _Piece]], out: NDArray[Any]
+    ) -> None:
+        """Decode pieces, small ones several at a time."""
+        most = max(1, _TOGETHER // max(1, self._codec.nbytes))
+        while group := list(itertools.islice(frames, most)):
+            chunks = None
+            if len(group) > 1:
+                chunks = self._codec.decode_many([frame for frame, _ in group])
+            for i, (frame, piece) in enumerate(group):
+                if chunks is not None:
+                    out[piece.place] = chunks[i][piece.part]
+                else:
+                    index = self._global(shard, piece.inner)
+                    self._decode(frame, index, piece.part, out[piece.place])
 
 
 def _weight(table: Table | None) -> int:
@@ -384,11 +416,9 @@ def _cuts(part: slice, count: int, chunk: int) -> list[tuple[int, slice, slice]]
     return cuts
 
 
-def _runs(
-    stored: list[tuple[int, int, _Piece]], gap: int
-) -> Iterator[list[tuple[int, int, _Piece]]]:
+def _runs(stored: list[_Stored], gap: int) -> Iterator[list[_Stored]]:
     """Put chunks that lie close to one another together."""
-    run: list[tuple[int, int, _Piece]] = []
+    run: list[_Stored] = []
     stop = 0
     for item in stored:
         offset, length, _ = item

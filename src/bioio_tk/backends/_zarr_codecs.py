@@ -384,6 +384,7 @@ class ChunkCodec:
         # where bytes are compressed twice, the first result may be a little longer than the chunk
         self._bound = max(self.nbytes, self._stored_bytes) * 9 // 8 + (1 << 16)
         self._only = self._squeeze[0] if len(self._squeeze) == 1 else None
+        self._joins = self.direct and self._only is not None and self._only.name == "zstd"
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -410,6 +411,35 @@ class ChunkCodec:
             flat[:] = self._checked(made)
         except Exception as exc:  # codecs raise whatever they like
             raise self._damage(exc) from exc
+
+    def decode_many(self, frames: Sequence[Any]) -> NDArray[Any] | None:
+        """Return several chunks decoded by one call; None where that cannot be.
+
+        One long call lets other threads run, where many short ones would have them wait for the
+        interpreter's lock. Only Zstandard knows where a frame ends; each must say that it holds a
+        whole chunk.
+
+        Parameters
+        ----------
+        frames : sequence of bytes-like
+            What is stored of each chunk.
+
+        Returns
+        -------
+        ndarray or None
+            (chunks, ...), this thread's until it decodes again. None: take them one by one, which
+            also tells which of them is damaged.
+        """
+        if not self._joins or any(_content_size(frame) != self.nbytes for frame in frames):
+            return None
+        room = scratch(len(frames) * self.nbytes)
+        try:
+            made = imagecodecs.zstd_decode(b"".join(frames), out=room)
+        except Exception:  # the slow way says what is wrong
+            return None
+        if len(made) != len(room):
+            return None
+        return room.view(self.dtype).reshape(len(frames), *self.shape)
 
     def decode(self, data: Any, *, own: bool = True) -> NDArray[Any]:
         """Return the chunk `data` was made of.
@@ -501,6 +531,23 @@ class ChunkCodec:
             return BackendMissingError(f"a codec cannot be loaded: {exc}")
         names = " and ".join(self.names) or "raw"
         return DamagedFileError(f"the chunk is not what {names} wrote: {exc}")
+
+
+def _content_size(data: Any) -> int:
+    """Return how many bytes a Zstandard frame says that it holds, -1 where it does not say.
+
+    RFC 8878, section 3.1.1.1.
+    """
+    head = bytes(data[:18])
+    if len(head) < 6 or head[:4] != b"\x28\xb5\x2f\xfd":
+        return -1
+    flags = head[4]
+    single = flags >> 5 & 1
+    size = (single, 2, 4, 8)[flags >> 6]
+    start = 5 + (not single) + (0, 1, 2, 4)[flags & 3]
+    if not size or len(head) < start + size:
+        return -1
+    return int.from_bytes(head[start : start + size], "little") + (256 if size == 2 else 0)
 
 
 # --- documents to codecs -------------------------------------------------------------------------
