@@ -195,10 +195,10 @@ def test_the_main_thread_holds_nothing_while_others_can_work():
 def test_ctrl_c_while_the_caller_waits_is_raised_once_the_helper_has_ended(ctrl_c):
     meet, ended = Meeting(2), threading.Event()
 
-    def work(_):
+    def work(n):
         meet()
-        if on_a_helper():
-            time.sleep(0.1)  # the caller has ended its own item and waits for this one
+        if n == 0:
+            time.sleep(0.1)  # the other item has ended, and the caller waits for this one
             ctrl_c()
             time.sleep(0.1)
             ended.set()
@@ -211,9 +211,9 @@ def test_ctrl_c_while_the_caller_waits_is_raised_once_the_helper_has_ended(ctrl_
 def test_a_second_ctrl_c_does_not_wait(ctrl_c):
     meet, release = Meeting(2), threading.Event()
 
-    def work(_):
+    def work(n):
         meet()
-        if on_a_helper():
+        if n == 0:
             for _ in range(2):
                 time.sleep(0.1)
                 ctrl_c()
