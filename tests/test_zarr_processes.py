@@ -21,6 +21,7 @@ from images import coded
 from test_folder_target import names, tree
 
 from bioio_tk import BioReader, BioWriter, finish
+from bioio_tk.api import recover
 from bioio_tk.core.plate import Plate
 from bioio_tk.errors import (
     ClosedError,
@@ -494,3 +495,41 @@ def test_finish_says_when_it_is_busy_with_itself(tmp_path):
     child.stdin.write("\n" * 1000)
     done(child)
     assert names(tmp_path) == [path.name]
+
+
+# ------------------------------------------------------------------ which kind of unfinished image
+
+
+def test_finish_and_recover_each_take_their_own_kind(tmp_path):
+    shared, stopped = tmp_path / "shared.ome.zarr", tmp_path / "stopped.ome.zarr"
+    BioWriter(shared, mode="create", shape=(40, 50), dtype="u1", chunks=16).close()
+    with BioWriter(shared, mode="r+") as bw:
+        bw[:16] = 3
+    bw = BioWriter(stopped, shape=(40, 50), dtype="u1", chunks=16)
+    bw[:16] = 3
+    with pytest.warns(ResourceWarning, match="never closed"):
+        bw.__del__()
+    for path in (shared, stopped):
+        with pytest.raises(FileNotFoundError, match=r"partial.*not complete.*recover.*finish"):
+            BioReader(path)
+    with pytest.raises(SpecError, match="bioio-tk finish"):
+        recover(shared)
+    for use in (finish, lambda path: BioWriter(path, mode="r+")):
+        with pytest.raises(SpecError, match="interrupted"):
+            use(stopped)
+    finish(shared)
+    recover(stopped)
+    want = np.zeros((40, 50), "u1")
+    want[:16] = 3
+    for path in (shared, stopped):
+        np.testing.assert_array_equal(oracles.zarr(path)[:, :, 0, 0, 0], want)
+    assert not [name for name in tree(tmp_path) if name.endswith(".part")]
+
+
+def test_what_is_remembered_for_the_windows_is_little(tmp_path):
+    with BioWriter(
+        tmp_path / "a.ome.zarr", 1, shape=(64, 512, 64), dtype="u2", chunks=(64, 64, 64)
+    ) as bw:
+        bw[...] = np.random.default_rng(1).integers(0, 999, (64, 512, 64)).astype("u2")
+        kept = sum(sample.nbytes for sample in bw._sink._samples.values())
+    assert 0 < kept <= 8 * 64 * 64 * 4 * 2

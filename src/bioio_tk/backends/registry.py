@@ -37,8 +37,6 @@ class Backend:
         What it handles, in a few words for messages.
     marks : tuple of str
         Files of which one is in each folder it reads; empty where it reads files.
-    options : tuple of str
-        Its own options of writing: keys of ``StoreOptions.extra``.
     packed : tuple of str
         Endings for which the folder it makes is packed into one file.
     """
@@ -51,7 +49,6 @@ class Backend:
     extra: str = ""
     formats: str = ""
     marks: tuple[str, ...] = ()
-    options: tuple[str, ...] = ()
     packed: tuple[str, ...] = ()
 
 
@@ -64,7 +61,6 @@ BACKENDS: tuple[Backend, ...] = (
         source="bioio_tk.backends.tiff_read:TiffSource",
         sink="bioio_tk.backends.tiff_write:TiffSink",
         formats="TIFF and OME-TIFF with its companion files",
-        options=("bigtiff",),
     ),
     Backend(
         name="zarr",
@@ -74,7 +70,6 @@ BACKENDS: tuple[Backend, ...] = (
         sink="bioio_tk.backends.zarr_write:ZarrSink",
         formats="OME-Zarr and plain Zarr, as a folder, packed (.zip, .ozx) or remote",
         marks=("zarr.json", ".zattrs", ".zgroup", ".zarray"),
-        options=("ngff_version", "chunks", "shards", "windows", "label"),
         packed=(".zip", ".ozx"),
     ),
     Backend(
@@ -139,7 +134,7 @@ def _missing(path: Path) -> str:
     if left.exists():
         text += (
             f", but {left.name!r}, which is not complete: a program is still writing it or was "
-            f"interrupted; see 'bioio-tk recover' and 'bioio-tk finish'"
+            "interrupted; see 'bioio-tk recover' and 'bioio-tk finish'"
         )
     return text
 

@@ -275,10 +275,11 @@ class TileWriter:
             del encoded
             self._hand_down(at, tile)
             return
-        with self._turns(self._block_of(at, blocks)):  # tiles of a block load each other
+        block = self._block_of(at, blocks)
+        with self._turns(block):  # tiles of a block load each other
             self._store_encoded(at, encoded)
             del encoded
-            self._give_block(self._block_of(at, blocks), at, tile)
+            self._give_block(block, at, tile)
 
     def _hand_down(self, at: Address, tile: NDArray[Any]) -> None:
         """Shrink a stored tile into the next smaller level."""
