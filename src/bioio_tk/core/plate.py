@@ -23,10 +23,13 @@ class Field:
         Name of the image in its well.
     acquisition : int or None
         The `Acquisition.id` it belongs to.
+    series : int or None
+        Number of the image in the file; None where the images come in the order of the fields.
     """
 
     path: str
     acquisition: int | None = None
+    series: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +65,7 @@ class Plate:
     rows, columns : tuple of str
         All names, also of rows and columns without an image.
     wells : tuple of Well
-        In the order of the series: first all fields of the first well.
+        With their fields; unless these say otherwise, the series come in this order.
     acquisitions : tuple of Acquisition
         Runs over the plate, where they are told apart.
     """
@@ -75,8 +78,14 @@ class Plate:
 
     @property
     def paths(self) -> tuple[str, ...]:
-        """Where each image lies in the plate, ``"A/1/0"``, in the order of the series."""
+        """Where each image lies in the plate, ``"A/1/0"``: first all fields of the first well."""
         return tuple(f"{well.path}/{field.path}" for well in self.wells for field in well.fields)
+
+    @property
+    def numbers(self) -> tuple[int, ...]:
+        """The number of the series that lies at each of `paths`."""
+        fields = (field for well in self.wells for field in well.fields)
+        return tuple(n if f.series is None else f.series for n, f in enumerate(fields))
 
     def series(self, row: str, column: str, field: int = 0) -> int:
         """Return the number of the image (the series) of a field.
@@ -100,6 +109,6 @@ class Plate:
                     raise KeyError(
                         f"well {well.path} has {len(well.fields)} fields, no number {field}"
                     )
-                return number + field
+                return self.numbers[number + field]
             number += len(well.fields)
         raise KeyError(f"no image was taken in well {row}/{column}")
