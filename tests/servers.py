@@ -202,8 +202,9 @@ class _Handler(BaseHTTPRequestHandler):
         if self.command != "HEAD":
             body = memoryview(body[: len(body) // 2] if fault == "cut" else body)
             while body:
-                self.wfile.write(body[: 1 << 18])
+                # counted first: once it is written the test goes on and looks
                 self.server.owner.sent += len(body[: 1 << 18])
+                self.wfile.write(body[: 1 << 18])
                 body = body[1 << 18 :]
 
 
