@@ -9,14 +9,14 @@ import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from bench import images, report, tiff, zarr
+from bench import images, java, report, tiff, zarr
 from bench.goals import OURS, Outcomes
-from bench.measure import Case, Outcome, alternate, quicker
+from bench.measure import DATA, Case, Outcome, alternate, quicker
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-SUITES: dict[str, Any] = {"tiff": tiff, "zarr": zarr}
+SUITES: dict[str, Any] = {"java": java, "tiff": tiff, "zarr": zarr}
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -29,7 +29,13 @@ def main(argv: list[str] | None = None) -> int:
             print(f"{row.key:14} {row.title}")
         return 0
     with _folder(options.dir) as folder:
-        case = Case(folder, size=options.size, workers=options.workers, copy_gb=options.copy_gb)
+        case = Case(
+            folder,
+            size=options.size,
+            workers=options.workers,
+            copy_gb=options.copy_gb,
+            data=options.data,
+        )
         if options.quick:
             case = quicker(case)
         repeats = min(options.repeats, 3) if options.quick else options.repeats
@@ -131,6 +137,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--out", type=Path, help="also write the tables to this Markdown file")
     parser.add_argument("--quick", action="store_true", help="small images: does everything run?")
     parser.add_argument("--dir", type=Path, help="keep the generated files here and use them again")
+    parser.add_argument(
+        "--data", type=Path, default=DATA, help="folder of real files, which the Java suite needs"
+    )
     parser.add_argument("--timeout", type=float, default=1800, help="seconds one turn may take")
     parser.add_argument("--strict", action="store_true", help="exit with 2 if a goal is not met")
     parser.add_argument("--list", action="store_true", help="print the rows and stop")

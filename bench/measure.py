@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 MIB = 1 << 20
+DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
 SAMPLED_TILES = 64
 SAMPLE = 1024  # side of a sampled tile, that of all tiled files here
 WARM_IMAGES = 3  # an image's pixels in, out, and encoded or in the page cache
@@ -50,6 +51,7 @@ class Case:
     copy_gb: float = 16.0
     regions: int = 1000
     planes: int = 50_000
+    data: Path = DATA
 
     def file(self, name: str) -> Path:
         """Path of a generated input file."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import tempfile
 import threading
 from contextlib import suppress
 from pathlib import Path
@@ -11,7 +12,9 @@ import pytest
 from hypothesis import HealthCheck, settings
 from images import CASES
 
+from bioio_tk.backends import _java_home, registry
 from bioio_tk.backends.registry import BACKENDS
+from bioio_tk.errors import BackendMissingError
 
 WRITABLE = [row for row in BACKENDS if row.sink]
 
@@ -24,9 +27,35 @@ settings.register_profile(
 settings.load_profile("suite")
 
 
+def pytest_configure(config):
+    """Let the tests use the Bio-Formats that is installed, but no memo nor archive of the user."""
+    try:
+        jar = _java_home.find_jar()
+    except BackendMissingError:
+        return
+    os.environ["BIOIO_TK_BIOFORMATS_JAR"] = str(jar.path)
+    folder = tempfile.TemporaryDirectory(prefix="bioio_tk-tests-")
+    os.environ["BIOIO_TK_CACHE"] = folder.name
+    config.add_cleanup(folder.cleanup)
+
+
+@pytest.fixture(scope="session")
+def java():
+    """Java with Bio-Formats, as any test may call it; the test is skipped where there is none."""
+    missing = _java_home.missing()
+    if missing is not None:
+        pytest.skip(missing)
+    from bioio_tk.backends import _java_vm
+
+    return _java_vm.java()
+
+
 @pytest.fixture(params=WRITABLE, ids=lambda row: row.name)
 def backend(request):
-    """Each backend that writes."""
+    """Each backend that writes; one that lacks something it needs is skipped."""
+    missing = registry.missing(request.param)
+    if missing is not None:
+        pytest.skip(missing)
     return request.param
 
 

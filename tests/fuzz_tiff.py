@@ -367,6 +367,7 @@ def _look(br: Any) -> None:
     assert len(br.shape) == 5, br.shape
     assert min(br.shape) > 0, br.shape
     repr(br), br.notes, br.details, br.channel_names, br.pixel_size(), br.time_increment
+    br.used_files, br.original_metadata  # noqa: B018
     y, x, z, c, t = br.shape
     if c > 1 << 20 or len(br.channel_names) != c:
         raise AssertionError(f"{c} channels, {len(br.channel_names)} names")
@@ -386,6 +387,7 @@ def limit(memory: int) -> None:
     """Limit this process's memory."""
     import resource
 
+    os.environ["BIOIO_TK_JVM"] = os.devnull  # no Java: it would not start in so little
     resource.setrlimit(resource.RLIMIT_AS, (memory, memory))
 
 

@@ -5,11 +5,38 @@ One function per backend, called like it: ``name(path, level=0)``. None: there i
 
 from __future__ import annotations
 
+import base64
 import time
+import zlib
+from typing import NamedTuple
+from xml.etree import ElementTree as ET
 
 import numpy as np
 
 from conftest import open_files
+
+
+class Refusal(NamedTuple):
+    """What a format cannot hold, so that it must be refused before a file exists."""
+
+    dtypes: tuple[str, ...] = ()
+    samples: bool = False
+    pyramids: bool = False
+
+
+REFUSED = {".ome": Refusal(("u8", "i8", "f2", "f8", "c8", "bool"), samples=True, pyramids=True)}
+"""By the ending of the file; formats that are not here must hold everything."""
+
+
+def may_refuse(path, dtype, samples, pyramid):
+    """Return whether the format of a file need not hold such an image."""
+    format_ = REFUSED.get(path.suffix, Refusal())
+    return (
+        np.dtype(dtype) in map(np.dtype, format_.dtypes)
+        or (samples > 1 and format_.samples)
+        or ((pyramid is True or (pyramid or 1) > 1) and format_.pyramids)
+        or (np.dtype(dtype) == bool and samples > 1)  # hardly a format knows that
+    )
 
 
 def python(path, level=0):
@@ -55,6 +82,68 @@ def _zarr(group, level, *, raw=False):
 
 def memory(path, level=0):
     return None
+
+
+def java(path, level=0):
+    assert level == 0
+    return ome_xml(path)
+
+
+def ome_xml(path):
+    """Return the pixels inside an OME-XML document: one BinData a plane, by DimensionOrder."""
+    root = ET.parse(path).getroot()
+    ome = root.tag.rpartition("}")[0] + "}"
+    (pixels,) = root.iter(f"{ome}Pixels")
+    size = {axis: int(pixels.get(f"Size{axis}")) for axis in "XYZCT"}
+    planes = []
+    for block in pixels.findall(f"{ome}BinData"):
+        data = base64.b64decode(block.text)
+        if block.get("Compression") == "zlib":
+            data = zlib.decompress(data)
+        assert len(data) == int(block.get("Length"))
+        order = ">" if block.get("BigEndian") == "true" else "<"
+        kind = {"float": "f4"}.get(pixels.get("Type"), pixels.get("Type"))
+        planes.append(np.frombuffer(data, np.dtype(kind).newbyteorder(order)))
+    axes = pixels.get("DimensionOrder")[::-1]
+    return yxzct(native(np.array(planes)).reshape([size[axis] for axis in axes]), axes)
+
+
+def ics(path):
+    """Return the pixels of an ICS 2.0 file, which holds them after its header."""
+    header, data = path.read_bytes().split(b"\nend\n", 1)
+    fields = dict(ics_fields(header))
+    assert fields["ics_version"] == ["2.0"]
+    assert fields["representation", "compression"] == ["uncompressed"]
+    (bits, *sizes), axes = fields["layout", "sizes"], fields["layout", "order"][1:]
+    kind = {"real": "f", "integer": "u"}[fields["representation", "format"][0]]
+    if kind == "u" and fields["representation", "sign"] == ["signed"]:
+        kind = "i"
+    count = int(bits) // 8
+    order = [int(n) for n in fields["representation", "byte_order"]]
+    ascending = list(range(1, count + 1))  # the first byte is the lowest: little-endian
+    assert order in (ascending, ascending[::-1])
+    pixels = np.frombuffer(data, f"{'<' if order == ascending else '>'}{kind}{count}")
+    shape = [int(n) for n in sizes[::-1]]
+    names = "".join("C" if axis == "ch" else axis.upper() for axis in axes[::-1])
+    return yxzct(native(pixels).reshape(shape), names)
+
+
+def ics_fields(header):
+    """Yield (key, values) of an ICS header; categories with a second word have a pair as key."""
+    for line in header.decode().splitlines():
+        first, *rest = [word.strip() for word in line.split("\t") if word.strip()] or [""]
+        if first in ("layout", "representation", "parameter"):
+            yield (first, rest[0]), rest[1:]
+        elif rest:
+            yield first, rest
+
+
+OME = "{http://www.openmicroscopy.org/Schemas/OME/2016-06}"
+
+
+def native(pixels):
+    """Return the pixels in this machine's byte order."""
+    return pixels.astype(pixels.dtype.newbyteorder("="))
 
 
 def yxzct(pixels, axes):

@@ -28,7 +28,18 @@ from bioio_tk.engine.resample import area_mean
 from bioio_tk.errors import RegionError, SpecError, TargetExistsError, UnknownFormatError
 from bioio_tk.jobs.legend import add_legend, lettering
 
-NAMES = ("info", "convert", "thumbnail", "validate", "upgrade", "finish", "recover", "demo")
+NAMES = (
+    "info",
+    "formats",
+    "convert",
+    "thumbnail",
+    "validate",
+    "upgrade",
+    "finish",
+    "recover",
+    "java",
+    "demo",
+)
 ENV = os.environ | {"PYTHONPATH": os.pathsep.join(p for p in sys.path if p)}
 
 

@@ -25,20 +25,20 @@ from images import coded
 
 import bioio_tk
 import bioio_tk.compat.bfio as bfio
-from bioio_tk.compat.bfio import BioReader, BioWriter
+from bioio_tk.compat.bfio import BioReader, BioWriter, utils
 from bioio_tk.compat.bfio.utils import (
     clean_ome_xml_for_known_issues,
     detect_zarr_format,
     pixels_per_cm,
 )
 from bioio_tk.errors import (
+    BackendMissingError,
     ClosedError,
     FormatError,
     PixelTypeError,
     ReadOnlyError,
     RegionError,
     SpecError,
-    UnsupportedError,
 )
 
 SHAPE = (300, 400, 3, 4, 2)
@@ -129,9 +129,17 @@ def test_what_the_module_has():
     assert bfio.logger.name == "bfio.init"
 
 
-def test_start_needs_no_java_and_says_a_version():
-    assert isinstance(bfio.start(), str)
-    assert bfio.start() == bfio.start()
+def test_start_says_the_version_of_bioformats(java):
+    assert bfio.start() == bfio.start() == str(java("loci.formats.FormatTools").VERSION)
+    assert bfio.start() == utils.JAR_VERSION
+
+
+def test_start_needs_no_java_and_says_a_version(monkeypatch):
+    def missing(*_, **__):
+        raise BackendMissingError("no Java")
+
+    monkeypatch.setattr(bioio_tk, "start", missing, raising=False)
+    assert bfio.start() == f"bioio_tk {bioio_tk.__version__}"
 
 
 def run(code, **more):
@@ -562,10 +570,9 @@ def test_no_such_backend(path, tmp_path):
 def test_what_cannot_be_read_says_why(tmp_path):
     png = tmp_path / "x.png"
     png.write_bytes(b"\x89PNG\r\n\x1a\n" + bytes(40))
-    with pytest.raises(UnsupportedError, match="Bio-Formats"):
-        BioReader(png, backend="bioformats")
-    with pytest.raises(FormatError):
-        BioReader(png)
+    for backend in (None, "bioformats"):
+        with pytest.raises((FormatError, BackendMissingError), match=r"x\.png"):
+            BioReader(png, backend=backend)
     folder = tmp_path / "x.ome.zarr"
     folder.mkdir()
     for backend in (None, "zarr", "zarr3"):

@@ -243,7 +243,10 @@ def test_a_reader_tells_its_shape_in_every_way(reader):
     assert reader.level_shapes == [SHAPE, (25, 19, 2, 3, 1)]
     assert reader.tile_shape == (16, 16, 1, 1, 1)
     assert reader.details["compression"]
-    assert repr(reader) == "<BioReader 'a.ome.tif' Y=50, X=37, Z=2, C=3, T=1 uint16 (level 0 of 2)>"
+    assert repr(reader) == (
+        "<BioReader 'a.ome.tif' Y=50, X=37, Z=2, C=3, T=1 uint16 "
+        "(level 0 of 2, python: content is TIFF)>"
+    )
     assert BioReader.image_size(reader.path) == (37, 50)
 
 

@@ -297,9 +297,9 @@ def test_a_fork_while_other_threads_write_disturbs_neither(path):
 
 def test_an_ending_that_says_no_format_lists_those_that_do(tmp_path):
     with pytest.raises(UnknownFormatError, match=r"end it with one of \.ome\.tif"):
-        BioWriter(tmp_path / "a.png")
+        BioWriter(tmp_path / "a.docx")
     with pytest.raises(SpecError, match="no backend is called 'nonsense'"):
-        BioWriter(tmp_path / "a.png", backend="nonsense")
+        BioWriter(tmp_path / "a.docx", backend="nonsense")
 
 
 def test_a_backend_can_be_forced_whatever_the_name(tmp_path):

@@ -8,13 +8,23 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from bioio_tk.api import convert as convert
     from bioio_tk.api import finish as finish
+    from bioio_tk.api import start as start
     from bioio_tk.core.plate import Plate as Plate
     from bioio_tk.errors import BioIOError as BioIOError
     from bioio_tk.reader import BioReader as BioReader
     from bioio_tk.writer import BioWriter as BioWriter
 
 __version__ = "0.1.0"
-__all__ = ["BioIOError", "BioReader", "BioWriter", "Plate", "__version__", "convert", "finish"]
+__all__ = [
+    "BioIOError",
+    "BioReader",
+    "BioWriter",
+    "Plate",
+    "__version__",
+    "convert",
+    "finish",
+    "start",
+]
 
 # imported on first use, so that `import bioio_tk` costs nothing
 _HOME = {
@@ -24,6 +34,7 @@ _HOME = {
     "Plate": "bioio_tk.core.plate",
     "convert": "bioio_tk.api",
     "finish": "bioio_tk.api",
+    "start": "bioio_tk.api",
 }
 
 

@@ -6,6 +6,7 @@ from bioio_tk.jobs.convert import ConvertReport, convert, convert_series
 from bioio_tk.jobs.describe import FileInfo, describe
 from bioio_tk.jobs.finish import finish
 from bioio_tk.jobs.recover import RecoverReport, recover
+from bioio_tk.jobs.start import start
 from bioio_tk.jobs.thumbnail import thumbnail
 
 __all__ = [
@@ -17,5 +18,6 @@ __all__ = [
     "describe",
     "finish",
     "recover",
+    "start",
     "thumbnail",
 ]

@@ -7,6 +7,7 @@
   x BackendError(RuntimeError)           a backend cannot do its job here
     - BackendMissingError(ImportError)   its package is not installed
     - UnsupportedError(NotImplementedError)  this backend cannot read or store what was asked
+    - OutOfMemoryError(MemoryError)      the memory a backend was given does not suffice
   x RegionError(IndexError)              an index or region does not fit the image
   x SpecError(ValueError)                an argument or a combination of them makes no sense
     - PixelTypeError(TypeError)          pixels of the wrong type were given
@@ -14,6 +15,8 @@
   x ClosedError(ValueError)              used after close()
   x TargetExistsError(FileExistsError)   the file to write is already there
   x TargetBusyError(OSError)             another writer is at work on the same file
+
+`BioIOWarning` is the category of what it warns of.
 
 A file that does not exist raises Python's own ``FileNotFoundError``, a folder in its place
 ``IsADirectoryError``, a full disk or a read-only folder the ``OSError`` of the system.
@@ -50,6 +53,10 @@ class UnsupportedError(BackendError, NotImplementedError):
     """The backend cannot read or store what was asked."""
 
 
+class OutOfMemoryError(BackendError, MemoryError):
+    """The memory that a backend was given does not suffice."""
+
+
 class RegionError(BioIOError, IndexError):
     """An index or a region does not fit the image."""
 
@@ -76,3 +83,7 @@ class TargetExistsError(BioIOError, FileExistsError):
 
 class TargetBusyError(BioIOError, OSError):
     """Another writer is at work on the same file."""
+
+
+class BioIOWarning(UserWarning):
+    """What was asked is done, but less well than it could be."""

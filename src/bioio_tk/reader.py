@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import threading
+import warnings
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -17,7 +18,7 @@ from bioio_tk.core.spec import at_level
 from bioio_tk.engine import read as engine
 from bioio_tk.engine import tiles as windows
 from bioio_tk.engine.pool import check_workers, ordered
-from bioio_tk.errors import ClosedError, ReadOnlyError, RegionError, SpecError
+from bioio_tk.errors import BioIOWarning, ClosedError, ReadOnlyError, RegionError, SpecError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
     from ome_types import OME
 
     from bioio_tk.backends.base import Source
+    from bioio_tk.core.location import Location
     from bioio_tk.core.plate import Plate
     from bioio_tk.core.region import Shape5
     from bioio_tk.core.spec import ImageSpec
@@ -45,7 +47,8 @@ class BioReader(BioBase):
     max_workers : int, optional
         Threads to decode with; by default one per CPU this process may use.
     backend : str, optional
-        ``"python"`` forces TIFF, ``"zarr"`` Zarr; by default the content decides.
+        ``"python"`` forces TIFF, ``"zarr"`` Zarr, ``"java"`` (or ``"bioformats"``) Bio-Formats;
+        by default the content decides, see `backend_reason`.
     series : int, optional
         Which image of the file (counted from 0, negative from the end).
     level : int, optional
@@ -94,12 +97,14 @@ class BioReader(BioBase):
         self._path = locate(file_path)
         self._workers = check_workers(max_workers)
         self._options = OpenOptions(dims, group.strip("/"), dict(storage_options or {}))
-        self._backend = registry.for_reading(self._path, backend, self._options.storage_options)
+        self._choice = registry.choose(self._path, backend, self._options.storage_options)
         self._closed = False
         self._xml: str | None = None
         self._open()
         try:
             self._choose(series, level)
+            for note in self._choice.notes:
+                warnings.warn(note, BioIOWarning, stacklevel=2)
         except BaseException:
             self.close()
             raise
@@ -115,8 +120,8 @@ class BioReader(BioBase):
     def _open(self) -> None:
         self._lock = threading.Lock()
         self._cache = engine.OwnTiles()
-        place = registry.resolve(self._path, self._backend)
-        self._live: Source = registry.load_source(self._backend)(place, self._options)
+        self._live: Source
+        self._choice, self._live = registry.open_source(self._choice, self._path, self._options)
         self._pid = os.getpid()
 
     @property
@@ -341,9 +346,36 @@ class BioReader(BioBase):
         return self._source.details(self._series, self._level)
 
     @property
+    def backend(self) -> str:
+        """Name of the backend that reads the file: ``"python"`` (TIFF), ``"zarr"``, ``"java"``."""
+        return self._choice.backend.name
+
+    @property
+    def backend_reason(self) -> str:
+        """Why it is that backend: ``"content is TIFF"``, ``"asked for"`` …."""
+        return self._choice.reason
+
+    @property
+    def original_metadata(self) -> dict[str, Any]:
+        """What the vendor wrote, by name: of a TIFF the tags, of a Zarr the attributes.
+
+        Values are texts, numbers, True, None, lists and dicts. They are not interpreted: what they
+        mean in terms of OME is in `metadata`.
+        """
+        read = getattr(self._source, "original_metadata", None)
+        return {} if read is None else dict(read(self._series))
+
+    @property
+    def used_files(self) -> tuple[Location, ...]:
+        """All files that belong to what was opened, the folder of a Zarr, or the URL."""
+        used = getattr(self._source, "used_files", None)
+        found = () if used is None else tuple(used())
+        return found or (registry.resolve(self._path, self._choice.backend),)
+
+    @property
     def notes(self) -> tuple[str, ...]:
         """What was wrong in the file and how it was understood all the same."""
-        return self._live.notes
+        return (*self._choice.notes, *self._live.notes)
 
     @property
     def ome_xml(self) -> str | None:
@@ -386,7 +418,8 @@ class BioReader(BioBase):
         return {
             "path": self._path,
             "workers": self._workers,
-            "backend": self._backend.name,
+            "backend": self.backend,
+            "why": (self._choice.reason, self._choice.notes),
             "series": self._series,
             "level": self._level,
             "options": self._options,
@@ -404,6 +437,7 @@ class BioReader(BioBase):
             group=state["options"].group,
             storage_options=state["options"].storage_options,
         )
+        self._choice = registry.Choice(self._choice.backend, *state["why"])
         if state["closed"]:
             self.close()
 
@@ -411,6 +445,7 @@ class BioReader(BioBase):
         axes = ", ".join(f"{axis}={n}" for axis, n in zip(AXES, self.shape, strict=True))
         more = [f"series {self._series} of {self.n_series}"] if self.n_series > 1 else []
         more += [f"level {self._level} of {self.levels}"] if self.levels > 1 else []
+        more += [f"{self.backend}: {self.backend_reason}"]
         more += ["closed"] if self._closed else []
         return f"<BioReader {self._path.name!r} {axes} {self.dtype.name}{_join(more)}>"
 
@@ -428,7 +463,9 @@ class BioReader(BioBase):
         xml, images = self.ome_xml, self._live.images
         if xml is None:
             return ome.default_ome(images)
-        if self.notes:  # the document is wrong somewhere; its geometry is replaced by the true one
+        if (
+            self._live.notes
+        ):  # the document is wrong somewhere; its geometry is replaced by the true one
             return ome.to_ome(ome.document(images, metadata=xml))
         return ome.to_ome(xml)
 

@@ -55,11 +55,14 @@ class BioWriter(BioBase):
     ----------
     file_path : str or Path
         The file to make; its ending says the format: ``.ome.tif`` …, ``.ome.zarr`` or ``.zarr``
-        (a folder; ``.ozx`` and ``.zip`` pack it). An OME-Zarr may also go to a URL (``s3://`` …).
+        (a folder; ``.ozx`` and ``.zip`` pack it), and through Bio-Formats ``.ome`` (OME-XML),
+        ``.ics``, ``.dcm``, ``.jp2``, ``.png`` and ``.avi``. An OME-Zarr may also go to a URL
+        (``s3://`` …).
     max_workers : int, optional
         Threads to encode with; by default one per CPU this process may use.
     backend : str, optional
         ``"python"`` forces OME-TIFF, ``"zarr"`` OME-Zarr; by default the ending decides.
+        ``"java"`` never writes OME-TIFF: an ending that is not Bio-Formats' is refused.
     metadata : ome_types.OME or str, optional
         Metadata to carry over, also shape, pixel type, channels and sizes of its first image.
     image : numpy.ndarray, optional
@@ -394,6 +397,7 @@ class BioWriter(BioBase):
             self._method,
             extra,
             self._storage_options,
+            self._path.name,
         )
 
     def _join(self, place: Place) -> None:

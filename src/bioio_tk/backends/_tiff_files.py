@@ -85,6 +85,16 @@ class TiffHandle:
                     raise damaged(self.path, exc) from exc
             return self._tif
 
+    def tags(self) -> dict[str, Any]:
+        """Return the tags of the first page and the vendors' metadata, by name."""
+        from bioio_tk.backends._tiff_tags import tags_of
+
+        with self._lock:
+            try:
+                return tags_of(self.tif)
+            except Exception as exc:  # tifffile raises whatever a broken tag leads it to
+                raise damaged(self.path, exc) from exc
+
     @property
     def description(self) -> str:
         """ImageDescription of the first page."""

@@ -60,6 +60,7 @@ class FileSet:
         self._handles: dict[str, TiffHandle] = {}
         self._found: dict[str, AnyFile] = {}
         self._location = path
+        self._named: dict[str, None] = {}
         file = open_random(path, storage_options)
         self.path = file.path  # of a Url, what may be shown
         self.only_xml = _is_xml(file.read(0, 512))
@@ -89,8 +90,20 @@ class FileSet:
                 fresh.close()
         return found
 
+    def used_files(self) -> tuple[Path, ...]:
+        """Return the file that was opened and those of its document that are there."""
+        if not isinstance(self.folder, Path):
+            return ()
+        return tuple(self.folder / name for name in {self.name: None, **self._named})
+
     def exists(self, name: str) -> bool:
         """Return whether the folder has a file called `name`; OutsideError where it leads out."""
+        there = self._is_there(name)
+        if there:
+            self._named[name] = None
+        return there
+
+    def _is_there(self, name: str) -> bool:
         parts = re.split(r"[\\/]", name)
         if "\0" in name or ".." in parts or PureWindowsPath(name).anchor:
             raise OutsideError(
@@ -267,6 +280,7 @@ class _Names:
             return name
         found = None if uuid is None else self._renamed.get(uuid)
         if found is not None:
+            self._files.exists(found)
             self._notes.append(f"{name!r} is called {found!r} now: its UUID is the same")
             return found
         if own is not None and len(self._named) == 1:

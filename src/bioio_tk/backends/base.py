@@ -37,6 +37,12 @@ class Caps:
     tile_multiple: int = 16
     """Height and width of tiles are a multiple of this, also where the image is smaller."""
 
+    pyramids: bool = True
+    """What is written may have smaller resolutions."""
+
+    forks: bool = True
+    """What was opened before a fork can be used in the child; else a BackendError says so."""
+
 
 @dataclass(frozen=True, slots=True)
 class OpenOptions:
@@ -78,6 +84,8 @@ class StoreOptions:
         Options of one backend only; an unknown one is a SpecError.
     storage_options : dict
         For remote locations: what fsspec passes on to the file system.
+    name : str
+        What the finished file will be called, for a backend whose formats differ in that.
     """
 
     compression: str | None = None
@@ -87,9 +95,29 @@ class StoreOptions:
     downsample: str = "mean"
     extra: dict[str, Any] = field(default_factory=dict)
     storage_options: dict[str, Any] = field(default_factory=dict)
+    name: str = ""
 
 
 DEFAULTS = OpenOptions()
+
+
+@dataclass(frozen=True, slots=True)
+class Started:
+    """What a backend that must be started runs on.
+
+    Attributes
+    ----------
+    version : str
+        Of Bio-Formats.
+    jar : str
+        Its file; "" where that is not known.
+    java : str
+        Version of Java.
+    """
+
+    version: str
+    jar: str
+    java: str
 
 
 class Source(Protocol):
@@ -126,6 +154,14 @@ class Source(Protocol):
 
     def close(self) -> None:
         """Release the file. Safe to call twice."""
+        ...
+
+
+class SettlingSource(Source, Protocol):
+    """A Source that finds out how to read an image best only when its pixels are wanted."""
+
+    def settle(self, image: int, level: int) -> None:
+        """Make up its mind about the tile in ``images[image].levels[level]``."""
         ...
 
 
@@ -172,6 +208,26 @@ class TreeSource(Source, Protocol):
 
     def tree(self) -> dict[str, Any]:
         """Return what is in the file beyond its images, for people to read."""
+        ...
+
+
+class VendorSource(Source, Protocol):
+    """A Source that knows what the vendor wrote, and which files it reads.
+
+    Attributes
+    ----------
+    format : str
+        What the format is called, "Zeiss CZI".
+    """
+
+    format: str
+
+    def original_metadata(self, image: int) -> dict[str, Any]:
+        """Return what the vendor wrote of an image, as it stands there, in types that JSON has."""
+        ...
+
+    def used_files(self) -> tuple[Path, ...]:
+        """Return all files that belong to what was opened."""
         ...
 
 

@@ -2,18 +2,27 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import re
+from dataclasses import dataclass, replace
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
+from bioio_tk.backends import _kinds, _vendor_tiff
 from bioio_tk.core.location import Url
-from bioio_tk.errors import BackendMissingError, SpecError, UnknownFormatError, UnsupportedError
+from bioio_tk.errors import (
+    BackendError,
+    BackendMissingError,
+    FormatError,
+    SpecError,
+    UnknownFormatError,
+    UnsupportedError,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from bioio_tk.backends.base import Sink, Source
+    from bioio_tk.backends.base import OpenOptions, Sink, Source, Started
     from bioio_tk.core.location import Location
 
 
@@ -39,6 +48,19 @@ class Backend:
         Files of which one is in each folder it reads; empty where it reads files.
     packed : tuple of str
         Endings for which the folder it makes is packed into one file.
+    content : str
+        What it reads, in a word.
+    aliases : tuple of str
+        Other names that ``backend=`` takes.
+    kinds : str
+        ``"module:NAME"`` of the formats it reads: pairs of a name and its suffixes, without dots.
+    missing : str
+        ``"module:function"`` that says, without importing much, what must be installed before it
+        can read, and how; None where nothing is missing.
+    rest : bool
+        It is for the files that no other backend reads.
+    start : str
+        ``"module:function"`` that starts what it runs on; "" where there is nothing to start.
     """
 
     name: str
@@ -50,6 +72,34 @@ class Backend:
     formats: str = ""
     marks: tuple[str, ...] = ()
     packed: tuple[str, ...] = ()
+    content: str = ""
+    aliases: tuple[str, ...] = ()
+    kinds: str = ""
+    missing: str = ""
+    rest: bool = False
+    start: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """The backend for a file, and why it is that one.
+
+    Attributes
+    ----------
+    backend : Backend
+        Its row.
+    reason : str
+        In a few words.
+    notes : tuple of str
+        What another backend would have done better, were it installed.
+    otherwise : Choice or None
+        What reads at least this file, where the backend cannot open the set it belongs to.
+    """
+
+    backend: Backend
+    reason: str
+    notes: tuple[str, ...] = ()
+    otherwise: Choice | None = None
 
 
 # One row per backend, tried top to bottom.
@@ -61,6 +111,8 @@ BACKENDS: tuple[Backend, ...] = (
         source="bioio_tk.backends.tiff_read:TiffSource",
         sink="bioio_tk.backends.tiff_write:TiffSink",
         formats="TIFF and OME-TIFF with its companion files",
+        content="TIFF",
+        kinds="bioio_tk.backends._kinds:TIFF",
     ),
     Backend(
         name="zarr",
@@ -71,6 +123,23 @@ BACKENDS: tuple[Backend, ...] = (
         formats="OME-Zarr and plain Zarr, as a folder, packed (.zip, .ozx) or remote",
         marks=("zarr.json", ".zattrs", ".zgroup", ".zarray"),
         packed=(".zip", ".ozx"),
+        content="Zarr",
+        kinds="bioio_tk.backends._kinds:ZARR",
+    ),
+    Backend(
+        name="java",
+        magic=(),
+        suffixes=(".ome", ".ome.xml", ".ics", ".dcm", ".jp2", ".png", ".avi"),
+        source="bioio_tk.backends.java_read:BioFormatsSource",
+        sink="bioio_tk.backends.java_write:BioFormatsSink",
+        extra="java",
+        formats="what Bio-Formats reads ('bioio-tk formats' lists it)",
+        content="what Bio-Formats reads",
+        aliases=("bioformats", "bio-formats"),
+        kinds="bioio_tk.backends._java_suffixes:KINDS",
+        missing="bioio_tk.backends._java_home:missing",
+        rest=True,
+        start="bioio_tk.backends._java_vm:start",
     ),
     Backend(
         name="memory",
@@ -79,15 +148,26 @@ BACKENDS: tuple[Backend, ...] = (
         source="bioio_tk.backends.memory:MemorySource",
         sink="bioio_tk.backends.memory:MemorySink",
         formats="images in this process's memory",
+        content="an image in memory",
     ),
 )
-_HEAD = 64
+_XML_HEAD = 1 << 16
+_PIXELS = re.compile(rb"BinData|</(?:\w+:)?Pixels")
+_XML_MOST = 1 << 26
+"""Bytes of an XML document in which the first pixels are looked for."""
 
 
 def for_reading(
     location: Location, name: str | None = None, options: dict[str, Any] | None = None
 ) -> Backend:
-    """Return the backend that reads what is at `location`, or the one called `name`.
+    """Return the backend that reads what is at `location`, see `choose`."""
+    return choose(location, name, options).backend
+
+
+def choose(
+    location: Location, name: str | None = None, options: dict[str, Any] | None = None
+) -> Choice:
+    """Return the backend that reads what is at `location`, or the one called `name`, and why.
 
     Parameters
     ----------
@@ -106,13 +186,15 @@ def for_reading(
         It is a folder that no backend reads.
     UnknownFormatError
         No backend recognises its content.
+    BackendMissingError
+        The backend that reads this format is not installed; the message says how to.
     """
     if isinstance(location, Url):
-        return _named(name) if name is not None else _remote(location, options or {})
+        return _asked(name) if name is not None else _remote(location, options or {})
     path = location
     try:
         with open(path, "rb", buffering=0) as file:  # noqa: PTH123 (each call counts here)
-            head = file.read(_HEAD)
+            head = file.read(_kinds.HEAD)
     except FileNotFoundError:
         raise FileNotFoundError(_missing(path)) from None
     except (IsADirectoryError, PermissionError):
@@ -120,11 +202,15 @@ def for_reading(
             return _folder(path, name)
         raise
     if name is not None:
-        return _named(name)
+        return _asked(name)
     for row in BACKENDS:
         if path.name in row.marks:  # the metadata of a folder stand for the folder
-            return row
-    return _by_content(str(path), head)
+            return Choice(row, f"{path.name} stands for its folder")
+    return _by_content(path, str(path), head)
+
+
+def _asked(name: str) -> Choice:
+    return Choice(_named(name), "asked for")
 
 
 def _missing(path: Path) -> str:
@@ -139,11 +225,11 @@ def _missing(path: Path) -> str:
     return text
 
 
-def _folder(path: Path, name: str | None) -> Backend:
+def _folder(path: Path, name: str | None) -> Choice:
     marked = (row for row in _rows() if row.marks and row.source)
     for row in marked:
         if _marked(path, row) or _only_child(path, row) is not None:
-            return row if name is None else _named(name)
+            return Choice(row, f"the folder is {row.content}") if name is None else _asked(name)
     kinds = _list(row.formats for row in _rows() if row.marks and row.source)
     raise IsADirectoryError(
         f"{str(path)!r} is a folder; give the path of an image file in it, or of a folder that is "
@@ -162,7 +248,13 @@ def _only_child(path: Path, row: Backend) -> Path | None:
 
 
 def resolve(location: Location, backend: Backend) -> Location:
-    """Return where the image is: `location`, or the one image folder in the folder there."""
+    """Return where the image is: `location`, or the one image folder in the folder there.
+
+    Of a TIFF that belongs to a vendor's set it is the file that describes the set.
+    """
+    if backend.rest and isinstance(location, Path):
+        found = _vendor_tiff.set_of(location)
+        return location if found is None else found.index
     if isinstance(location, Path) and location.name in backend.marks and location.is_file():
         return location.parent
     folder = bool(backend.marks) and isinstance(location, Path) and location.is_dir()
@@ -171,44 +263,127 @@ def resolve(location: Location, backend: Backend) -> Location:
     return _only_child(location, backend) or location  # type: ignore[arg-type]
 
 
-def _remote(url: Url, options: dict[str, Any]) -> Backend:
+def _remote(url: Url, options: dict[str, Any]) -> Choice:
     lower = url.name.lower()
     for row in _rows():
-        if row.source and lower.endswith(row.suffixes) and row.name != "memory":
-            return row
+        if row.source and lower.endswith(row.suffixes) and row.name != "memory" and not row.rest:
+            return Choice(row, "its name says so")
     inside = [row for row in BACKENDS if row.marks and _is_inside(url, row)]
     if inside:
-        return inside[0]
+        return Choice(inside[0], f"it is a part of {inside[0].content}")
     from bioio_tk.backends._store_url import UrlStore
 
     store = UrlStore(url, options)
     try:
         for row in _rows():
             if row.marks and any(v is not None for v in store.get_many(row.marks).values()):
-                return row
-        head = store.get_range("", 0, _HEAD)
+                return Choice(row, f"the folder is {row.content}")
+        head = store.get_range("", 0, _kinds.HEAD)
         where = store.where()
     finally:
         store.close()
     if head is None:
         raise FileNotFoundError(f"there is nothing at {where!r}")
-    return _by_content(where, head)
+    return _by_content(url, where, head)
 
 
 def _is_inside(url: Url, row: Backend) -> bool:
     return any(f"{suffix}/" in url.text.lower() for suffix in row.suffixes)
 
 
-def _by_content(where: str, head: bytes) -> Backend:
+def _by_content(location: Location, where: str, head: bytes) -> Choice:
     if not head:
         raise UnknownFormatError(f"{where!r} is empty (0 bytes)")
+    if _kinds.is_dicom(location.name, head):  # which may begin with the header of a TIFF
+        return _rest(location, where, head, "DICOM")
     for backend in _rows():
         if backend.source and head.startswith(backend.magic):
-            return backend
+            if backend is not BACKENDS[0] or isinstance(location, Url):
+                return Choice(backend, f"content is {backend.content or backend.formats}")
+            return _tiff_or_xml(location, where, head)
+    if isinstance(location, Path) and _kinds.is_xml(head):  # after white space or a mark of Unicode
+        return _tiff_or_xml(location, where, head)
+    return _rest(location, where, head, _kinds.kind_of(location.name, head))
+
+
+def _tiff_or_xml(path: Path, where: str, head: bytes) -> Choice:
+    """Return who reads a TIFF or an XML document: ours, unless there is more to it."""
+    ours = BACKENDS[0]
+    if not _kinds.is_xml(head):
+        return _tiff(path, ours)
+    with path.open("rb") as file:
+        head = file.read(_XML_HEAD)
+        if b"<OME" in head or b":OME" in head:
+            if _keeps_pixels(head, file):
+                return _rest(path, where, head, "OME-XML")
+            return Choice(ours, "content is OME-XML, the pixels are in TIFFs")
+    return _rest(path, where, head, _kinds.xml_kind(path.name, head))
+
+
+def _keeps_pixels(head: bytes, file: Any) -> bool:
+    """Return whether the pixels of an OME-XML document are in it, not in TIFFs."""
+    window, seen = head, len(head)
+    while window and seen < _XML_MOST:
+        found = _PIXELS.search(window)
+        if found is not None:
+            return found[0] == b"BinData"
+        piece = file.read(1 << 20)
+        seen += len(piece)
+        window = window[-64:] + piece if piece else b""
+    return False
+
+
+def _tiff(path: Path, ours: Backend) -> Choice:
+    alone = Choice(ours, f"content is {ours.content}")
+    found = _vendor_tiff.set_of(path)
+    rest = next((row for row in BACKENDS if row.rest), None)
+    if found is None or rest is None:
+        return alone
+    see = "" if found.index == path else f" (see {found.index.name!r})"
+    lacking = missing(rest)
+    if lacking is None:
+        return Choice(rest, f"a TIFF of {found.kind}{see}", otherwise=alone)
+    note = (
+        f"{path.name!r} is a TIFF of {found.kind}{see}: this file alone is read; all that belongs "
+        f"to it (positions, wells, channels) is read through Bio-Formats: {lacking}"
+    )
+    return replace(alone, notes=(note,))
+
+
+def _rest(location: Location, where: str, head: bytes, kind: str | None) -> Choice:
+    """Return the backend for what no other one reads, where it may be an image at all."""
+    rest = next((row for row in _rows() if row.rest), None)
+    lacking = None if rest is None else missing(rest)
+    if rest is not None and kind is not None:
+        if lacking is not None:
+            raise BackendMissingError(
+                f"{where!r} seems to be {kind!r}, which is read through Bio-Formats: {lacking}"
+            )
+        return Choice(rest, f"{kind} is read through Bio-Formats")
+    unlikely = isinstance(location, Url) or _kinds.is_other(location.name, head)
+    if rest is not None and lacking is None and not unlikely:
+        return Choice(rest, "no other backend knows the content")
+    more = "" if lacking is None or unlikely else f"; Bio-Formats may know it: {lacking}"
     raise UnknownFormatError(
         f"{where!r} is in no format that can be read here (its first bytes are {head[:8]!r}); "
-        f"these are: {_list(b.formats for b in BACKENDS if b.source and b.name != 'memory')}"
+        f"these are: {_list(b.formats for b in BACKENDS if b.source and b.name != 'memory')}{more}"
     )
+
+
+def missing(backend: Backend) -> str | None:
+    """Return what must be installed before a backend can read, and how; None for nothing."""
+    if not backend.missing:
+        return None
+    found: str | None = _attribute(backend.missing)()
+    return found
+
+
+def kinds(backend: Backend) -> tuple[tuple[str, tuple[str, ...]], ...]:
+    """Return the formats a backend reads: each name, with the suffixes its files have."""
+    if not backend.kinds:
+        return ((backend.content or backend.formats, backend.suffixes),) if backend.source else ()
+    found = _attribute(backend.kinds)
+    return tuple((name, tuple(f".{s}" for s in suffixes.split())) for name, suffixes in found)
 
 
 def for_writing(location: Location, name: str | None = None) -> Backend:
@@ -229,6 +404,32 @@ def for_writing(location: Location, name: str | None = None) -> Backend:
     )
 
 
+def open_source(choice: Choice, location: Location, options: OpenOptions) -> tuple[Choice, Source]:
+    """Open what is at `location`; return also the choice that stands, which may be the other one.
+
+    A TIFF of a vendor's set that is broken or not complete opens alone, with a note.
+    """
+    row = choice.backend
+    try:
+        return choice, load_source(row)(resolve(location, row), options)
+    except (FormatError, BackendError, FileNotFoundError) as exc:
+        alone = choice.otherwise
+        if alone is None:
+            raise
+        note = f"{choice.reason}, but it cannot be opened so, and this file alone is read: {exc}"
+        row = alone.backend
+        source = load_source(row)(resolve(location, row), options)
+        return replace(alone, notes=(*alone.notes, note)), source
+
+
+def start(name: str, **options: Any) -> Started:
+    """Start what the backend called `name` runs on."""
+    backend = _named(name)
+    if not backend.start:
+        raise SpecError(f"the {backend.name!r} backend needs no start")
+    return cast("Started", _load(backend, backend.start)(**options))
+
+
 def load_source(backend: Backend) -> type[Source]:
     """Import and return the Source class of `backend`."""
     return cast("type[Source]", _load(backend, backend.source))
@@ -241,9 +442,14 @@ def load_sink(backend: Backend) -> type[Sink]:
 
 def _named(name: str) -> Backend:
     for backend in _rows():
-        if backend.name == str(name).lower():
+        if str(name).lower() in (backend.name, *backend.aliases):
             return backend
     raise SpecError(f"no backend is called {name!r}; there are {_list(b.name for b in BACKENDS)}")
+
+
+def rows() -> tuple[Backend, ...]:
+    """Return all backends, those of other packages too."""
+    return tuple(_rows())
 
 
 def _rows() -> Iterator[Backend]:
@@ -260,12 +466,16 @@ def _list(items: Any) -> str:
 
 
 def _load(backend: Backend, where: str) -> Any:
-    module, _, name = where.partition(":")
     try:
-        return getattr(import_module(module), name)
+        return _attribute(where)
     except ImportError as exc:
         hint = f"bioio-tk[{backend.extra}]" if backend.extra else "bioio-tk"
         raise BackendMissingError(
             f"the {backend.name!r} backend needs the package {exc.name!r}, which is not installed: "
             f"pip install '{hint}'"
         ) from exc
+
+
+def _attribute(where: str) -> Any:
+    module, _, name = where.partition(":")
+    return getattr(import_module(module), name)

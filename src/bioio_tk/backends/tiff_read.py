@@ -14,6 +14,8 @@ from bioio_tk.core.location import Url
 from bioio_tk.errors import DamagedFileError, FormatError, UnsupportedError
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from numpy.typing import NDArray
 
     from bioio_tk.backends._tiff_series import Image
@@ -107,6 +109,12 @@ class TiffSource:
 
     def ome_xml(self) -> str | None:
         return self._xml
+
+    def original_metadata(self, image: int) -> dict[str, Any]:
+        return {} if self._files.only_xml else self._files.own.tags()
+
+    def used_files(self) -> tuple[Path, ...]:
+        return self._files.used_files()
 
     def details(self, image: int, level: int) -> dict[str, Any]:
         recipe = self._images[image].layers[level].recipe

@@ -432,6 +432,10 @@ class ZarrSource:
             return {}
         return {name: join(place, name) for name in self._group(node).labels}
 
+    def original_metadata(self, image: int) -> dict[str, Any]:
+        node = self._tree.node(self.images.at(image).path)
+        return {} if node is None else dict(node.attributes)
+
     def tree(self) -> dict[str, Any]:
         return {"layout": self._layout, "remote": self._store.waits}
 

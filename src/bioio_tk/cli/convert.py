@@ -1,4 +1,4 @@
-"""``bioio-tk convert``: an image of any size to OME-TIFF or OME-Zarr."""
+"""``bioio-tk convert``: an image of any size to OME-TIFF, OME-Zarr and more."""
 
 from __future__ import annotations
 
@@ -136,9 +136,9 @@ _CHUNKS = "Y x X [x Z [x C [x T]]]"
 @click.option("--quiet", is_flag=True, help="Print nothing but errors.")
 @click.option("--json", "as_json", is_flag=True, help="Print a report as JSON, one line an image.")
 def command(src: str, dst: str, **options: Any) -> None:
-    """Convert the image SRC to DST, an OME-TIFF or OME-Zarr, whatever its size.
+    """Convert the image SRC to DST, an OME-TIFF, an OME-Zarr or another format, whatever its size.
 
-    The ending of DST says the format: .ome.tif, .ome.zarr, .ozx … SRC is anything that can be
+    The ending of DST says the format: .ome.tif, .ome.zarr, .ozx, .ics … SRC is anything that can be
     read, also a URL. Pixels stay exactly as they are and metadata are carried over. DST appears
     when it is complete; if anything goes wrong, nothing is left behind.
     """

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -15,6 +16,7 @@ if TYPE_CHECKING:
     from bioio_tk.jobs.describe import FileInfo, LevelInfo, PlateInfo, SeriesInfo
 
 _MOST_CHANNELS = 12
+_MOST_NAMES = 4
 
 
 @click.command()
@@ -23,7 +25,13 @@ _MOST_CHANNELS = 12
 @click.option(
     "--images",
     type=click.IntRange(1),
-    help="How many images of a file to show [all of a TIFF, the first 6 of an OME-Zarr].",
+    help="How many images of a file to show [all of a TIFF, the first 6 of an OME-Zarr or a "
+    "plate, the first 100 of other formats].",
+)
+@click.option(
+    "--original-metadata",
+    is_flag=True,
+    help="Show also what the vendor wrote: tags, attributes, settings of the microscope.",
 )
 @click.option("--storage-option", "storage_options", **STORAGE_OPTION)
 @click.pass_context
@@ -33,6 +41,7 @@ def command(
     *,
     as_json: bool,
     images: int | None,
+    original_metadata: bool,
     storage_options: tuple[tuple[str, Any], ...],
 ) -> None:
     """Show what is in image files.
@@ -50,7 +59,12 @@ def command(
     failed = False
     for number, path in enumerate(files(paths)):
         try:
-            info = describe(path, images=images, storage_options=dict(storage_options))
+            info = describe(
+                path,
+                images=images,
+                original_metadata=original_metadata,
+                storage_options=dict(storage_options),
+            )
         except (BioIOError, OSError) as exc:
             if ctx.find_root().params.get("debug"):
                 raise
@@ -70,6 +84,9 @@ def command(
 
 def _lines(info: FileInfo) -> Iterator[str]:
     yield f"{info.path}: {', '.join(_title(info))}"
+    yield f"  read by {info.backend}: {info.backend_reason}"
+    if info.used_files:
+        yield f"  {_used(info)}"
     if info.plate is not None:
         yield f"  {_plate(info.plate)}"
     for series in info.series:
@@ -82,6 +99,11 @@ def _lines(info: FileInfo) -> Iterator[str]:
         yield f"  and {info.images - len(info.series)} more"
     for note in info.notes:
         yield f"  note: {note}"
+    if info.original_metadata is not None:
+        yield "  original metadata"
+        for name, value in info.original_metadata.items():
+            text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+            yield f"    {name}: {' '.join(text.split())}"
 
 
 def _title(info: FileInfo) -> Iterator[str]:
@@ -90,12 +112,22 @@ def _title(info: FileInfo) -> Iterator[str]:
         first = info.series[0]
         ngff = f"OME-Zarr {first.ngff_version}" if first.ngff_version else "Zarr"
         yield f"{ngff} (Zarr {first.zarr_format}), {info.layout}"
+    if info.format:
+        yield info.format
     yield plural(info.images, "image")
     if info.bytes is not None:
-        files = f" in {plural(info.files, 'file')}" if info.layout and info.files else ""
+        several = info.layout or info.used_files
+        files = f" in {plural(info.files, 'file')}" if several and info.files else ""
         yield f"{size(info.bytes)} on disk{files}"
     elif "://" not in info.path:
         yield "more than 10000 files"
+
+
+def _used(info: FileInfo) -> str:
+    """Return the names of the first few files that belong to the image."""
+    names = [re.split(r"[\\/]", path)[-1] for path in info.used_files[:_MOST_NAMES]]
+    left = (info.files or len(info.used_files)) - len(names)
+    return f"files: {', '.join(names)}" + (f" and {left} more" if left > 0 else "")
 
 
 def _plate(plate: PlateInfo) -> str:

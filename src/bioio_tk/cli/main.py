@@ -14,18 +14,20 @@ from typing import Any, NoReturn
 import click
 
 from bioio_tk import __version__
-from bioio_tk.errors import BioIOError
+from bioio_tk.errors import BioIOError, BioIOWarning
 
 # name -> what it does, in the order of the help; the code is in the module of that name
 _COMMANDS = {
     "info": "Show what is in image files.",
-    "convert": "Convert an image to OME-TIFF or OME-Zarr, whatever its size.",
+    "formats": "Show which formats can be read and written here.",
+    "convert": "Convert an image to OME-TIFF, OME-Zarr and more, whatever its size.",
     "thumbnail": "Make a small PNG picture of an image.",
     "validate": "Check that image files are what their format asks for.",
     "upgrade": "Bring an OME-Zarr 0.1 to 0.4 to version 0.5.",
     "finish": "Complete an OME-Zarr that several processes have written.",
     "recover": "Keep what an interrupted write has left.",
     "demo": "Try it all on a large generated image.",
+    "java": "Install and check what reading with Bio-Formats needs.",
 }
 
 
@@ -81,7 +83,9 @@ def command(*, debug: bool) -> None:
     """
     if not debug:
         import logging
+        import warnings
 
+        warnings.simplefilter("ignore", BioIOWarning)  # they stand in the notes, too
         # what is odd in a file stands in the notes; the parser's own log would only repeat it
         logging.getLogger("tifffile").setLevel(logging.CRITICAL)
 

@@ -149,6 +149,9 @@ def read(
     cache: TileCache | OwnTiles | None = None,
 ) -> NDArray[Any]:
     """Return the selected pixels, shaped (y, x, z, c, t)."""
+    settle = getattr(source, "settle", None)
+    if settle is not None:
+        settle(image, level)
     spec = source.images[image]
     grid = spec.levels[level].grid
     out = arrays.empty(selection.shape, spec.dtype)

@@ -149,8 +149,9 @@ def convert(  # noqa: PLR0913 (a face: every option by its name)
     storage_options : dict, optional
         For URLs, of `src` as of `dst`: what fsspec passes to the file system.
     pyramid : bool or int
-        True (the default) adds smaller resolutions until a plane fits into 256 pixels; a number
-        is that of all resolutions. Labels that are added to an image get as many as it has.
+        True (the default) adds smaller resolutions until a plane fits into 256 pixels, where the
+        format has any; a number is that of all resolutions. Labels that are added to an image get
+        as many as it has.
     dtype : str or numpy.dtype, optional
         Pixel type to convert to, that of the source by default.
     cast : str, optional
@@ -289,14 +290,15 @@ def _convert_collection(
     row = registry.for_writing(target)
     sink: Any = registry.load_sink(row)
     plate = _plate(reader, version)
-    groups = list(map(str, range(reader.n_series))) if plate is None else list(plate.paths)
+    numbers = range(reader.n_series) if plate is None else plate.numbers
+    groups = list(map(str, numbers)) if plate is None else list(plate.paths)
     bytes_in = bytes_on_disk(reader.path)
     place = target_for(target, row, sink, overwrite=overwrite, storage_options={})
     place.open()
     root = Path(str(place.partial))
     reports = []
     try:
-        for number, name in enumerate(groups):
+        for number, name in zip(numbers, groups, strict=True):
             reader._choose(number, level or 0)  # noqa: SLF001 (opening a plate takes its time)
             folder = root / name
             folder.parent.mkdir(parents=True, exist_ok=True)
@@ -325,8 +327,11 @@ def _commit(place: Any) -> None:
 
 
 def _plate(reader: BioReader, version: str) -> Plate | None:
-    """Return the plate to write, without the wells no image was taken in."""
-    if reader.plate is None:
+    """Return the plate to write, without the wells no image was taken in.
+
+    None where there is none, or where some images of the file lie on another, or on none.
+    """
+    if reader.plate is None or set(reader.plate.numbers) != set(range(reader.n_series)):
         return None
     from bioio_tk.meta import ngff
 
@@ -457,6 +462,8 @@ def _convert(
     began = time.perf_counter()
     workers = reader.max_workers
     nbytes = _pixel_bytes(reader)
+    if options["pyramid"] is True and not _may_have_levels(target, options.get("backend")):
+        options = {**options, "pyramid": None}
     with ExitStack() as stack:
         found: dict[str, BioReader] = {}
         notes: list[str] = []
@@ -488,6 +495,11 @@ def _convert(
         group=str(options.get("group") or ""),
         labels=tuple(found),
     )
+
+
+def _may_have_levels(target: Location, backend: str | None) -> bool:
+    sink: Any = registry.load_sink(registry.for_writing(target, backend))
+    return bool(sink.caps.pyramids)
 
 
 def _pixel_bytes(reader: BioReader) -> int:
@@ -624,7 +636,7 @@ def _colors_and_properties(labels: BioReader) -> dict[str, Any]:
     from bioio_tk.backends._zarr_tree import Tree, open_store
     from bioio_tk.meta import ngff
 
-    place = registry.resolve(labels.path, labels._backend)  # noqa: SLF001
+    place = registry.resolve(labels.path, labels._choice.backend)  # noqa: SLF001
     store, root = open_store(place, labels._options)  # noqa: SLF001
     try:
         node = Tree(store).node(root)

@@ -28,6 +28,8 @@ if TYPE_CHECKING:
 
 _MOST_IMAGES = 6
 """Images of a store that are looked at: a plate has thousands."""
+_MOST_LAZY = 100
+"""The same of any other file whose images are looked at one by one."""
 _MOST_FILES = 10_000
 """Files of a folder that are counted: there may be millions."""
 
@@ -181,6 +183,10 @@ class FileInfo:
         The file, the folder, or its URL.
     backend : str
         What reads it.
+    backend_reason : str
+        Why that does.
+    format : str
+        What Bio-Formats calls the format; "" where it does not read the file.
     bytes : int or None
         Size on disk; None where only a server knows, and for a folder of very many files.
     series : tuple of SeriesInfo
@@ -193,9 +199,14 @@ class FileInfo:
     images : int
         How many images there are.
     files : int or None
-        How many files a folder has, None where that was not counted to the end.
+        How many files a folder has, or belong to the image; None where that was not counted to the
+        end.
+    used_files : tuple of str
+        Where several files were found to belong to the image, these, up to 10,000.
     plate : PlateInfo or None
         The plate the images were taken in.
+    original_metadata : dict or None
+        What the vendor wrote of the first image; None where it was not asked for.
     """
 
     path: str
@@ -207,6 +218,10 @@ class FileInfo:
     images: int = 0
     files: int | None = None
     plate: PlateInfo | None = None
+    backend_reason: str = ""
+    format: str = ""
+    used_files: tuple[str, ...] = ()
+    original_metadata: dict[str, Any] | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain numbers, texts, lists and dicts, as JSON takes them."""
@@ -221,6 +236,7 @@ def describe(
     path: str | os.PathLike[str],
     *,
     images: int | None = None,
+    original_metadata: bool = False,
     storage_options: dict[str, Any] | None = None,
 ) -> FileInfo:
     """Return what is in an image file, without reading pixels.
@@ -230,8 +246,10 @@ def describe(
     path : str or Path
         The file or folder, or its URL.
     images : int, optional
-        How many images to look at. By default all of a TIFF, and the first six of an OME-Zarr: a
-        plate has thousands.
+        How many images to look at. By default all of a TIFF, and the first six of an OME-Zarr or a
+        plate, which has thousands; the first hundred of what Bio-Formats reads.
+    original_metadata : bool
+        Ask also for what the vendor wrote.
     storage_options : dict, optional
         For a URL: what fsspec passes to the file system.
 
@@ -242,26 +260,33 @@ def describe(
     """
     place = locate(path)
     options = OpenOptions(storage_options=dict(storage_options or {}))
-    row = registry.for_reading(place, None, options.storage_options)
-    place = registry.resolve(place, row)
-    source: Any = registry.load_source(row)(place, options)
+    choice = registry.choose(place, None, options.storage_options)
+    source: Any
+    choice, source = registry.open_source(choice, place, options)
+    place = registry.resolve(place, choice.backend)
     try:
         layout = _layout(source, place)
         count = len(source.images)
-        most = images if images is not None else _MOST_IMAGES if layout else count
+        plate = getattr(source, "plate", None)
+        most = _most(source, layout, plate) if images is None else images
         notes: list[str] = []
         series = tuple(_series(source, n, place, options, notes) for n in range(min(most, count)))
-        size, files = _on_disk(place)
+        used = source.used_files() if hasattr(source, "used_files") else ()
+        size, files = _on_disk(place, used)
         return FileInfo(
             path=str(path),
-            backend=row.name,
+            backend=choice.backend.name,
             bytes=size,
             series=series,
-            notes=(*source.notes, *notes),
+            notes=(*choice.notes, *source.notes, *notes),
             layout=layout,
             images=count,
             files=files,
-            plate=_plate(getattr(source, "plate", None)),
+            plate=_plate(plate),
+            backend_reason=choice.reason,
+            format=str(getattr(source, "format", "")),
+            used_files=tuple(map(str, used[:_MOST_FILES])) if len(used) > 1 else (),
+            original_metadata=_original(source) if original_metadata else None,
         )
     finally:
         source.close()
@@ -281,10 +306,25 @@ def _plate(plate: Plate | None) -> PlateInfo | None:
     return PlateInfo(plate.name, plate.rows, plate.columns, len(fields), max(fields, default=0))
 
 
-def _on_disk(place: Location) -> tuple[int | None, int | None]:
+def _most(source: Any, layout: str, plate: Plate | None) -> int:
+    """Return how many images to look at where nobody says."""
+    if layout or plate is not None:
+        return _MOST_IMAGES
+    known = isinstance(source.images, tuple)  # otherwise each costs when it is first asked for
+    return len(source.images) if known else _MOST_LAZY
+
+
+def _original(source: Any) -> dict[str, Any]:
+    return dict(source.original_metadata(0)) if hasattr(source, "original_metadata") else {}
+
+
+def _on_disk(place: Location, used: tuple[Path, ...]) -> tuple[int | None, int | None]:
     """Return bytes and number of files, each None where that is not known quickly."""
     if not isinstance(place, Path):
         return None, None
+    if len(used) > 1:
+        there = [path.stat().st_size for path in used[: _MOST_FILES + 1] if path.is_file()]
+        return (None, None) if len(there) > _MOST_FILES else (sum(there), len(used))
     if not place.is_dir():
         return place.stat().st_size, 1
     sizes = list(islice(file_sizes(place), _MOST_FILES + 1))

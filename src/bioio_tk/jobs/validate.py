@@ -110,7 +110,8 @@ def validate(
     """
     workers = pool.check_workers(max_workers)
     location = locate(path)
-    row = registry.for_reading(location, None, storage_options)
+    choice = registry.choose(location, None, storage_options)
+    row = (choice.otherwise or choice).backend  # a TIFF is one, whatever it is a part of
     location = registry.resolve(location, row)
     if row.name == "zarr":
         from bioio_tk.jobs._validate_zarr import check_store

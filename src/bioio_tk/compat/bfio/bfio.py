@@ -20,7 +20,7 @@ from bioio_tk.core.region import AXES
 from bioio_tk.core.spec import at_level
 from bioio_tk.draft import ALIASES, PROPERTIES
 from bioio_tk.engine.copy import copy as copy_pixels
-from bioio_tk.errors import BioIOError, FormatError, SpecError, UnknownFormatError, UnsupportedError
+from bioio_tk.errors import BioIOError, FormatError, SpecError, UnknownFormatError
 
 if TYPE_CHECKING:
     import os
@@ -62,8 +62,8 @@ class BioReader(BioBase, reader.BioReader):
         There is no such file.
     IsADirectoryError
         It is a folder and no Zarr.
-    UnsupportedError
-        The file needs Bio-Formats.
+    BackendMissingError
+        The file needs Bio-Formats, which is not installed.
     FormatError
         The file is broken, or its metadata are and `clean_metadata` is False.
     """
@@ -78,16 +78,8 @@ class BioReader(BioBase, reader.BioReader):
         clean_metadata: bool = True,
         level: int | None = None,
     ) -> None:
-        name = _backend_name(backend)
-        path = reader.check_path(file_path).resolve()
-        try:
-            super().__init__(path, workers(max_workers))
-        except UnknownFormatError as exc:
-            if name in ("java", "bioformats"):
-                raise UnsupportedError(
-                    f"backend={backend!r}: this version of bioio_tk has no Bio-Formats, and {exc}"
-                ) from exc
-            raise
+        _backend_name(backend)
+        super().__init__(reader.check_path(file_path).resolve(), workers(max_workers))
         self.clean_metadata = clean_metadata
         self.level_given = level
         self._ome: OME | None = None
@@ -204,7 +196,7 @@ class BioReader(BioBase, reader.BioReader):
 
     @property
     def _backend_name(self) -> str:
-        return self._backend.name
+        return self.backend
 
     def _get_metadata(self) -> OME:
         if self._ome is None:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bioio_tk.core.units import meters_per
-from bioio_tk.errors import SpecError
+from bioio_tk.errors import BackendMissingError, SpecError
 
 if TYPE_CHECKING:
     import os
@@ -16,14 +16,19 @@ JAR_VERSION: str | None = None
 
 
 def start() -> str:
-    """Return a version; nothing needs to be started.
+    """Start Java where it is installed and return the version of Bio-Formats, as bfio does.
 
-    bfio starts a Java virtual machine here. Reading does not need one, so this does nothing, any
-    number of times and in any thread.
+    Without Java it returns a version of bioio_tk, and reading goes on with what needs none. It may
+    be called any number of times and in any thread.
     """
+    global JAR_VERSION  # noqa: PLW0603 (bfio's own name for it)
     import bioio_tk
 
-    return f"bioio_tk {bioio_tk.__version__}"
+    try:
+        JAR_VERSION = bioio_tk.start().version
+    except BackendMissingError:
+        return f"bioio_tk {bioio_tk.__version__}"
+    return JAR_VERSION
 
 
 def clean_ome_xml_for_known_issues(xml: str) -> str:

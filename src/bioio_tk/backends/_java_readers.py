@@ -1,0 +1,151 @@
+"""The IFormatReaders of one file: they are not thread-safe, so each serves one thread at a time."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import deque
+from contextlib import contextmanager, suppress
+from typing import TYPE_CHECKING, Any
+
+from bioio_tk.backends import _java_damage, _java_vm
+from bioio_tk.backends._java_memo import Memo
+from bioio_tk.errors import ClosedError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    from bioio_tk.backends._java_vm import Java
+
+_SLOW = 0.2
+"""Seconds of parsing from which the result is worth keeping."""
+
+_MOST = 16
+"""Readers of one file: each holds the file open and a copy of its metadata."""
+
+_ALONE = {"ImarisHDFReader", "MINCReader", "VeecoReader"}
+"""Readers whose library (NetCDF) hangs when several of them open at once."""
+
+_opening = threading.Lock()
+"""Bio-Formats opens one file at a time: some of its readers share state while they parse."""
+
+
+class Reader:
+    """An IFormatReader, and where in the file it stands."""
+
+    def __init__(self, java_reader: Any) -> None:
+        self.java = java_reader
+        self._at = (-1, -1)
+
+    def at(self, series: int, level: int) -> Any:
+        """Return the IFormatReader, set to a series and resolution."""
+        if self._at != (series, level):
+            self._at = (-1, -1)
+            self.java.setSeries(series)
+            self.java.setResolution(level)
+            self._at = (series, level)
+        return self.java
+
+
+class Readers:
+    """As many readers of one file as threads want at once, up to a limit.
+
+    Attributes
+    ----------
+    store : MetadataRetrieve
+        What the file says of its images, in OME's terms.
+    name : str
+        Class of the reader, "ZeissCZIReader".
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._java: Java = _java_vm.java()
+        self._path = path
+        self._memo = Memo(self._java, path)
+        self._idle: deque[Reader] = deque()
+        self._closed = False
+        first, self._kept = self._first()
+        self.store = first.getMetadataStore()
+        self._class = str(first.getClass().getName())
+        self.name = self._class.rpartition(".")[2]
+        self._free = threading.Semaphore(1 if self.name in _ALONE else _MOST)
+        self._idle.append(Reader(first))
+
+    @contextmanager
+    def borrow(self) -> Iterator[Reader]:
+        """Lend a reader to the thread that asks."""
+        _java_vm.enter()
+        with self._free:
+            reader = self._take()
+            try:
+                yield reader
+            except BaseException:
+                _close(reader)  # an error may have left it anywhere in the file
+                raise
+            self._idle.append(reader)
+            if self._closed:
+                self.close()
+
+    def _take(self) -> Reader:
+        if self._closed:
+            raise ClosedError(f"the reader of {self._path.name!r} is closed")
+        try:
+            return self._idle.pop()  # the one used last
+        except IndexError:
+            return Reader(self._another())
+
+    def close(self) -> None:
+        """Close the readers; those at work now are closed when they have ended."""
+        self._closed = True
+        with suppress(IndexError):  # no lock: this may run while any is held, in a finaliser
+            while True:
+                _close(self._idle.pop())
+
+    def _first(self) -> tuple[Any, bool]:
+        """Return the first reader, and whether a memo stands for it."""
+        with _opening:
+            reader = self._memo.load()
+            if reader is not None:
+                return reader, True
+            _java_damage.before(self._path, self._java.started.version)
+            may_be_kept = self._memo.can_be_saved()
+            began, now = time.perf_counter(), time.time_ns()
+            opened = self._parsed()
+            if not may_be_kept or time.perf_counter() - began < _SLOW:
+                return opened.getReader(), False
+            reader = self._memo.load() if self._memo.save(opened.getReader(), now) else None
+            if reader is not None:
+                return reader, True
+            opened.close()  # what was to be kept is of no use any more
+            return self._parsed().getReader(), False
+
+    def _parsed(self) -> Any:
+        opened = self._java("loci.formats.ImageReader")()
+        self._prepare(opened)
+        try:
+            opened.setId(str(self._path))
+        except BaseException:
+            opened.close()
+            raise
+        return opened
+
+    def _prepare(self, reader: Any) -> None:
+        reader.setFlattenedResolutions(False)
+        factory = self._java("loci.common.services.ServiceFactory")()
+        service = factory.getInstance(self._java("loci.formats.services.OMEXMLService"))
+        reader.setMetadataStore(service.createOMEXMLMetadata())
+
+    def _another(self) -> Any:
+        with _opening:
+            reader = self._memo.load() if self._kept else None
+            if reader is None:
+                reader = self._java(self._class)()
+                reader.setFlattenedResolutions(False)
+                reader.setId(str(self._path))
+            return reader
+
+
+def _close(reader: Reader) -> None:
+    if _java_vm.is_running():  # not in a forked child, nor when the interpreter ends
+        reader.java.close()

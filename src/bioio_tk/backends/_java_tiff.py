@@ -1,0 +1,156 @@
+"""TIFF and what vendors made of it: directories and strips against the length of the file.
+
+TIFF 6.0 and BigTIFF; LSM (tag 34412) states wrong lengths of compressed strips, NDPI (65420)
+wraps offsets at 4 GB, STK (33629) lists the strips of its first plane only.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from bioio_tk.errors import UnsupportedError
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from bioio_tk.backends._java_bytes import Bytes
+
+_SIZES = dict(
+    zip(range(1, 19), (1, 1, 2, 4, 8, 1, 1, 2, 4, 8, 4, 8, 4, 1, 1, 8, 8, 8), strict=True)
+)
+_NUMBERS = {1: "u1", 3: "u2", 4: "u4", 13: "u4", 16: "u8", 17: "i8", 18: "u8"}
+_MOST = 20_000
+"""Directories whose strips are looked at; of more, only the chain of them."""
+_WIDTH, _HEIGHT, _BITS, _COMPRESSION, _DESCRIPTION = 256, 257, 258, 259, 270
+_STRIPS, _SAMPLES, _COUNTS = 273, 277, 279
+_TILES, _TILE_COUNTS, _SUB, _FORMAT = 324, 325, 330, 339
+_COMPLEX = {5, 6}
+_STK, _LSM, _NDPI = 33629, 34412, 65420
+_NEEDED = {_BITS, _DESCRIPTION, _STRIPS, _COUNTS, _TILES, _TILE_COUNTS, _SUB, _STK, _LSM}
+_WRAP = 1 << 32
+
+
+@dataclass(frozen=True, slots=True)
+class _Form:
+    """How the numbers of a file are written."""
+
+    order: str
+    big: bool
+
+    @property
+    def entry(self) -> np.dtype[np.void]:
+        n = self.order + ("u8" if self.big else "u4")
+        fields = [("tag", self.order + "u2"), ("type", self.order + "u2"), ("count", n)]
+        return np.dtype([*fields, ("value", f"V{8 if self.big else 4}")])
+
+    def number(self, raw: bytes) -> int:
+        return int.from_bytes(raw, "little" if self.order == "<" else "big")
+
+
+@dataclass(frozen=True, slots=True)
+class Page:
+    """A directory: which tags, of which type, how many values, where."""
+
+    tags: dict[int, tuple[int, int, bytes]]
+    next: int
+
+
+def check(file: Bytes, version: str) -> None:
+    """Raise where a directory or a strip lies beyond the end of the file."""
+    head = file.all(0, 8, "the header")
+    form = _Form("<" if head[:1] == b"I" else ">", head[2:4] in (b"+\0", b"\0+"))
+    at = form.number(file.all(8, 8, "the header") if form.big else head[4:8])
+    seen: set[int] = set()
+    lsm = False
+    while at:
+        if at in seen:
+            raise file.damaged("its directories form a loop")
+        seen.add(at)
+        page = _page(file, form, at)
+        lsm |= _LSM in page.tags
+        if file.size >= _WRAP and (_NDPI in page.tags or lsm):
+            return
+        if len(seen) == 1:
+            _check_size(file, form, page)
+        if len(seen) <= _MOST:
+            _check_page(file, form, page, lsm=lsm)
+            for sub in _values(file, form, page, _SUB).tolist():
+                if sub and sub not in seen:
+                    seen.add(sub)
+                    _check_page(file, form, _page(file, form, sub), lsm=False)
+        at = page.next
+
+
+def _page(file: Bytes, form: _Form, at: int) -> Page:
+    what = "a directory of its images"
+    wide = 8 if form.big else 2
+    size = form.entry.itemsize
+    first = file.some(at, 4096)
+    if len(first) < wide:
+        raise file.damaged(f"{what} lies at byte {at}, beyond its end at {file.size}")
+    count = form.number(first[:wide])
+    length = wide + count * size
+    file.need(at, length, what)
+    if length + 8 > len(first):
+        first = file.some(at, length + 8)
+    rows = np.frombuffer(first, form.entry, count, wide)
+    tags = {int(r["tag"]): (int(r["type"]), int(r["count"]), bytes(r["value"])) for r in rows}
+    return Page(tags, form.number(first[length : length + (8 if form.big else 4)]))
+
+
+def _values(file: Bytes, form: _Form, page: Page, tag: int) -> NDArray[np.int64]:
+    kind, count, value = page.tags.get(tag, (0, 0, b""))
+    if kind not in _NUMBERS:
+        return np.empty(0, np.int64)
+    dtype = np.dtype(form.order + _NUMBERS[kind])
+    length = dtype.itemsize * count
+    if length > len(value):
+        value = file.all(form.number(value), length, f"tag {tag}")
+    return np.frombuffer(value, dtype, count).astype(np.int64)
+
+
+def _check_size(file: Bytes, form: _Form, page: Page) -> None:
+    """Raise where the first directory has no size: Bio-Formats would go on with the second."""
+    for tag in (_WIDTH, _HEIGHT):
+        if not _values(file, form, page, tag)[:1].any():
+            raise file.damaged("its first image has no size")
+
+
+def _check_page(file: Bytes, form: _Form, page: Page, *, lsm: bool) -> None:
+    for tag, (kind, count, value) in page.tags.items():
+        length = count * _SIZES.get(kind, 1)
+        if tag in _NEEDED and length > len(value):
+            file.need(form.number(value), length, f"tag {tag}")
+
+    def one(tag: int, default: int) -> int:
+        found = _values(file, form, page, tag)
+        return int(found[0]) if found.size else default
+
+    if one(_FORMAT, 1) in _COMPLEX:
+        raise UnsupportedError(
+            f"{str(file.path)!r} holds complex numbers, which Bio-Formats reads wrongly: open it "
+            "with backend='python'"
+        )
+    tiled = _TILES in page.tags
+    starts = _values(file, form, page, _TILES if tiled else _STRIPS)
+    counts = _values(file, form, page, _TILE_COUNTS if tiled else _COUNTS)
+    number = min(starts.size, counts.size)
+    starts, counts = starts[:number], counts[:number]
+    if not number:
+        return
+    if starts.min() < 0 or counts.min() < 0:
+        raise file.damaged("a part of an image lies nowhere")
+    raw = one(_COMPRESSION, 1) == 1
+    there = counts > 0  # others were left out on purpose: black
+    lengths = np.minimum(counts, 1) if lsm and not raw else counts
+    file.need(int((starts + lengths)[there].max(initial=0)), 0, "the pixels of an image")
+    if raw and there.all():
+        pixel = one(_SAMPLES, 1) * one(_BITS, 1)
+        wanted = -(-one(_WIDTH, 0) * pixel // 8) * one(_HEIGHT, 0)
+        if _STK in page.tags:
+            file.need(int(starts[0]), wanted * page.tags[_STK][1], "its stack of planes")
+        elif wanted > file.size:
+            raise file.damaged(f"an image needs {wanted} bytes of pixels, {counts.sum()} are there")
