@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+import tifffile
 import zarr
 from hypothesis import given
 from hypothesis import strategies as st
@@ -52,9 +53,10 @@ class Rows:
 @pytest.mark.parametrize(
     ("seconds", "tile", "rows"),
     [
-        ([0.0002], 500, 500),  # rows are read alone: bands it stays
-        ([0.0002], 4000, 1048),  # … or become, where one piece was said to be the best
-        ([0.06, 0.0002], 500, 500),  # only the first one took long
+        ([0.0002], 500, 1048),  # rows are read alone: bands of a million pixels
+        ([0.0002], 2000, 2000),  # … or as large as they are
+        ([0.0002], 4000, 1048),  # … also where one piece was said to be the best
+        ([0.06, 0.0002], 500, 1048),  # only the first one took long
         ([0.06, 0.06], 500, 4000),  # every row costs a plane
         ([0.9], 500, 4000),  # no code takes that long to load
     ],
@@ -93,6 +95,20 @@ def test_bytes_become_pixels(dtype, interleaved):
 def test_too_few_bytes_are_damage():
     with pytest.raises(DamagedFileError, match="39 bytes where 40 belong"):
         layout().pixels(b"x" * 39, 5, 4)
+
+
+@pytest.mark.parametrize("compression", [None, "deflate", "packbits"])
+@pytest.mark.parametrize("rows", [1, 50, 1200])
+def test_however_a_plane_is_read_its_pixels_are_the_same(java, tmp_path, compression, rows):
+    image = np.random.default_rng(3).integers(0, 50, (2, 1200, 900), "u2")
+    path = tmp_path / "planes.tif"
+    tifffile.imwrite(path, image, rowsperstrip=rows, compression=compression)
+    with BioReader(path, backend="java") as br:
+        for z, y, x in [(0, 1190, 3), (1, 0, 899), (1, 600, 450)]:
+            found = br[y : y + 40, x : x + 40, :, :, z if br.T > 1 else 0]
+            np.testing.assert_array_equal(found, image[z, y : y + 40, x : x + 40])
+        whole = br[...].reshape(br.shape)
+    np.testing.assert_array_equal(whole.reshape(1200, 900, 2).transpose(2, 0, 1), image)
 
 
 # ------------------------------------------------------------------ plates

@@ -151,7 +151,7 @@ def settled(java: Any, layout: Layout) -> Layout:
         return layout
     if _decodes_all(java, layout, plane):
         return layout.by_rows(height)
-    return layout.by_rows(max(1, 4 * _AREA // width)) if rows >= height else layout
+    return layout.by_rows(max(rows if rows < height else 1, 4 * _AREA // width))
 
 
 def _decodes_all(java: Any, layout: Layout, plane: int) -> bool:

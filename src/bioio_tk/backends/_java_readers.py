@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections import deque
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 from bioio_tk.backends import _java_damage, _java_vm
@@ -13,13 +13,13 @@ from bioio_tk.backends._java_memo import Memo
 from bioio_tk.errors import ClosedError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
     from pathlib import Path
 
     from bioio_tk.backends._java_vm import Java
 
-_SLOW = 0.2
-"""Seconds of parsing from which the result is worth keeping."""
+_SLOW = 0.5
+"""Seconds of parsing from which the result is worth keeping: loading the first memo of a process
+takes 0.1, and the first file that is parsed loads code as well."""
 
 _MOST = 16
 """Readers of one file: each holds the file open and a copy of its metadata."""
@@ -72,20 +72,9 @@ class Readers:
         self._free = threading.Semaphore(1 if self.name in _ALONE else _MOST)
         self._idle.append(Reader(first))
 
-    @contextmanager
-    def borrow(self) -> Iterator[Reader]:
-        """Lend a reader to the thread that asks."""
-        _java_vm.enter()
-        with self._free:
-            reader = self._take()
-            try:
-                yield reader
-            except BaseException:
-                _close(reader)  # an error may have left it anywhere in the file
-                raise
-            self._idle.append(reader)
-            if self._closed:
-                self.close()
+    def borrow(self) -> _Loan:
+        """Lend a reader to the thread that asks: ``with readers.borrow() as reader:``."""
+        return _Loan(self)
 
     def _take(self) -> Reader:
         if self._closed:
@@ -144,6 +133,36 @@ class Readers:
                 reader.setFlattenedResolutions(False)
                 reader.setId(str(self._path))
             return reader
+
+
+class _Loan:
+    """A reader while it is lent: a class, as a generator would take three times as long."""
+
+    __slots__ = ("_reader", "_readers")
+
+    def __init__(self, readers: Readers) -> None:
+        self._readers = readers
+
+    def __enter__(self) -> Reader:
+        self._readers._free.acquire()
+        try:
+            self._reader = self._readers._take()
+        except BaseException:
+            self._readers._free.release()
+            raise
+        return self._reader
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        readers = self._readers
+        try:
+            if kind is not None:
+                _close(self._reader)  # an error may have left it anywhere in the file
+                return
+            readers._idle.append(self._reader)
+            if readers._closed:
+                readers.close()
+        finally:
+            readers._free.release()
 
 
 def _close(reader: Reader) -> None:

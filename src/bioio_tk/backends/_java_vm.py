@@ -377,11 +377,12 @@ def _silence() -> None:
     import jpype
 
     try:
-        root = jpype.JClass("org.slf4j.LoggerFactory").getLogger("ROOT")
-        if root.isDebugEnabled():
+        debug = bool(jpype.JClass("org.slf4j.LoggerFactory").getLogger("ROOT").isDebugEnabled())
+    except (TypeError, jpype.JException):  # JPype cannot hold the logger that comes with 6.7.0
+        debug = True
+    if debug:
+        with suppress(TypeError, jpype.JException):  # another jar, without a log
             jpype.JClass("loci.common.DebugTools").setRootLevel("OFF")
-    except (TypeError, jpype.JException):  # another jar of Bio-Formats, without a log
-        pass
 
 
 def _origin(tools: Any) -> str:
@@ -460,13 +461,15 @@ def _keep_all() -> None:
     """Let go of no object of Java, ever: this is a call, too, and may wait for a lost thread."""
     import ctypes
 
-    jpype = sys.modules["jpype"]
     # JPype asks Java to collect its own garbage when Python does
     gc.callbacks[:] = [call for call in gc.callbacks if getattr(call, "__module__", "") != "_jpype"]
+    jpype = sys.modules["_jpype"]
+    roots = {id(jpype._JObject), id(jpype._JClass)}
     keep = ctypes.pythonapi.Py_IncRef
     keep.argtypes = [ctypes.py_object]
     for thing in gc.get_objects():
-        if isinstance(thing, (jpype.JObject, jpype.JClass, jpype.JException)):
+        # isinstance() with a class of Java would be such a call
+        if any(id(base) in roots for base in type(thing).__mro__):
             keep(thing)
     gc.freeze()  # so are views of their memory, where nobody holds them any more
 

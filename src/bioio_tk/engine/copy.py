@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
 from bioio_tk.core.index import select
 from bioio_tk.engine.pool import run
-from bioio_tk.engine.read import read
+from bioio_tk.engine.read import read, settle
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -76,6 +76,7 @@ def copy(
         finished it, one call at a time; `done` grows, and the last call has ``done == total``.
         What it raises ends the copy.
     """
+    settle(source, image, level)
     spec = source.images[image]
     shape = spec.levels[level].shape
     itemsize = spec.dtype.itemsize

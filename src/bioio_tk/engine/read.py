@@ -149,9 +149,7 @@ def read(
     cache: TileCache | OwnTiles | None = None,
 ) -> NDArray[Any]:
     """Return the selected pixels, shaped (y, x, z, c, t)."""
-    settle = getattr(source, "settle", None)
-    if settle is not None:
-        settle(image, level)
+    settle(source, image, level)
     spec = source.images[image]
     grid = spec.levels[level].grid
     out = arrays.empty(selection.shape, spec.dtype)
@@ -176,6 +174,13 @@ def read(
     batch = 1 if source.caps.waits else max(1, _SMALL // max(1, tile_bytes))
     run(copy, steps, workers, batch=batch)
     return selection.flip(out)
+
+
+def settle(source: Source, image: int, level: int) -> None:
+    """Let the source make up its mind about its tiles, before they are looked at."""
+    decide = getattr(source, "settle", None)
+    if decide is not None:
+        decide(image, level)
 
 
 def _copier(
