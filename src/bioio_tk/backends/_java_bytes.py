@@ -6,7 +6,7 @@ import os
 import struct
 from typing import TYPE_CHECKING, Any
 
-from bioio_tk.errors import DamagedFileError
+from bioio_tk.errors import DamagedFileError, UnsupportedError
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -65,4 +65,11 @@ class Bytes:
         """Return the error to raise for what makes no sense."""
         return DamagedFileError(
             f"{str(self.path)!r} is damaged: {what}: copy it again from where it came from"
+        )
+
+    def too_new(self, version: str, what: str) -> UnsupportedError:
+        """Return the error to raise for what this version of Bio-Formats gets wrong."""
+        return UnsupportedError(
+            f"{str(self.path)!r} {what}, which Bio-Formats {version} reads wrongly: run "
+            "'bioio-tk java install' for a newer one"
         )

@@ -11,8 +11,6 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from bioio_tk.errors import UnsupportedError
-
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
@@ -43,21 +41,25 @@ def check(file: Bytes, version: str) -> None:
     blocks = _blocks(file, directory)
     if not blocks.size:
         return
-    if version.startswith("6.") and _ZSTD & set(np.unique(blocks[:, 2]).tolist()):
-        raise UnsupportedError(
-            f"{str(file.path)!r} is compressed with Zstandard, which Bio-Formats {version} reads "
-            "wrongly: run 'bioio-tk java install' for a newer one"
-        )
+    old = version.startswith("6.")
+    if old and _ZSTD & set(np.unique(blocks[:, 2]).tolist()):
+        raise file.too_new(version, "is compressed with Zstandard")
     for number in np.unique(blocks[:, 1]).tolist():
         if number not in (part, 0):
             _other_part(file, number)
     here = np.sort(blocks[blocks[:, 1] == part, 0])
     if here.size and here[0] < _HEAD:
         raise file.damaged(f"a block of pixels lies at byte {here[0]}")
+    planes: set[bytes | None] = set()
     for place in here[:_LOOKED].tolist():
         entry = file.all(place + _HEAD + 16, _FIXED, "a block of pixels")
-        axes = _AXIS * min(_MOST_AXES, int.from_bytes(entry[28:], "little"))
-        _check_axes(file, file.all(place + _HEAD + 16 + _FIXED, axes, "a block of pixels"))
+        length = _AXIS * min(_MOST_AXES, int.from_bytes(entry[28:], "little"))
+        axes = file.all(place + _HEAD + 16 + _FIXED, length, "a block of pixels")
+        _check_axes(file, axes)
+        plane = _plane(axes)
+        if old and plane is not None and plane in planes:
+            raise file.too_new(version, "is a mosaic of tiles")
+        planes.add(plane)
     for place in here[-_LAST:].tolist():
         _segment(file, place, b"ZISRAWSUBBLOCK", "a block of pixels")
 
@@ -87,6 +89,17 @@ def _check_axes(file: Bytes, data: bytes) -> None:
         name = data[at : at + 1]
         if size < 1 or size > _FARTHEST or (name not in b"XYM" and not 0 <= start < _FARTHEST):
             raise file.damaged(f"a block of pixels claims {start} and {size} along an axis")
+
+
+def _plane(data: bytes) -> bytes | None:
+    """Return which plane a block is of, None for one of a smaller resolution."""
+    found = []
+    for name, start, size, _, stored in struct.iter_unpack("<4siifi", data):
+        if name[:1] not in b"XYM":
+            found.append(struct.pack("<4si", name, start))
+        elif stored not in (0, size) and name[:1] != b"M":
+            return None
+    return b"".join(sorted(found))
 
 
 def _segment(file: Bytes, place: int, name: bytes, what: str) -> int:

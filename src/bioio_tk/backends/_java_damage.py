@@ -59,8 +59,16 @@ KINDS = (
     Kind("DV", 96, (b"\xa0\xc0", b"\xc0\xa0"), _java_headers.dv, ("DeltavisionReader",)),
     Kind("MRC", 208, (b"MAP ", b"MAP\0"), _java_headers.mrc, ("MRCReader",)),
     Kind("ICS", 0, (b"ics_version", b"\t\nics_version", b"\t\r\nics_version"), _java_headers.ics),
+    Kind("HTD", 0, (b'"HTSInfoFile"',), _java_headers.htd),
     Kind("TIFF", 0, (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+"), _java_tiff.check),
 )
+
+BY_READER = {
+    "SPEReader": _java_headers.spe,
+    "MRCReader": _java_headers.mrc,
+    "OMEXMLReader": _java_headers.ome_xml,
+}
+"""Checks of formats without a mark, by the class that reads them."""
 
 
 def before(path: Path, version: str) -> None:
@@ -86,6 +94,8 @@ def before(path: Path, version: str) -> None:
         kind = _kind(file)
         if kind is not None:
             kind.check(file, version)
+        elif path.suffix.lower() == ".ids":
+            _java_headers.ids(file)
 
 
 def check(path: Path, reader: str, java: Any, version: str) -> tuple[str, ...]:
@@ -106,6 +116,8 @@ def check(path: Path, reader: str, java: Any, version: str) -> tuple[str, ...]:
     ------
     DamagedFileError
         Bio-Formats took it for something else, or another file of the image is cut off.
+    UnsupportedError
+        It holds no pixels.
     """
     with Bytes(path) as file:
         kind = _kind(file)
@@ -115,10 +127,8 @@ def check(path: Path, reader: str, java: Any, version: str) -> tuple[str, ...]:
                 f"({reader}): it is damaged, or has the ending of another format; give it the "
                 f"ending of {kind.name}"
             )
-        if kind is None and reader == "SPEReader":
-            _java_headers.spe(file, version)
-        if kind is None and reader == "MRCReader":
-            _java_headers.mrc(file, version)
+        if kind is None and reader in BY_READER:
+            BY_READER[reader](file, version)
         overview = _overview_only(path, reader)
     here = str(path.absolute())
     others = [Path(str(name)) for name in java.getUsedFiles()]

@@ -75,7 +75,7 @@ class _Elements:
 def check(file: Bytes, version: str) -> None:
     """Raise where an element lies beyond the end, or Bio-Formats decodes the pixels wrongly."""
     if version.startswith("6.") and file.some(0, 4) in (b"II*\0", b"MM\0*"):
-        raise _newer(file, version, "begins with a header of TIFF")
+        raise file.too_new(version, "begins with a header of TIFF")
     if file.path.name.upper() == "DICOMDIR":  # a list of other files
         return
     with suppress(_EnoughError):
@@ -120,7 +120,7 @@ def _refuse(file: Bytes, version: str, tag: tuple[int, int], value: Any) -> None
             "d.save_as(...))"
         )
     if tag == _TILED and version.startswith("6."):
-        raise _newer(file, version, "is a slide stored in tiles")
+        raise file.too_new(version, "is a slide stored in tiles")
 
 
 def _pixels(elements: _Elements, length: int, found: dict[tuple[int, int], Any]) -> None:
@@ -143,10 +143,3 @@ def _pixels(elements: _Elements, length: int, found: dict[tuple[int, int], Any])
         items += 1
     if items - 1 < frames:
         raise file.damaged(f"{items - 1} of {frames} compressed frames are there")
-
-
-def _newer(file: Bytes, version: str, what: str) -> UnsupportedError:
-    return UnsupportedError(
-        f"{str(file.path)!r} {what}, which Bio-Formats {version} reads wrongly: run "
-        "'bioio-tk java install' for a newer one"
-    )

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import errno
 import re
-from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from bioio_tk.backends import _java_vm
 from bioio_tk.errors import (
@@ -17,9 +16,6 @@ from bioio_tk.errors import (
     UnknownFormatError,
     UnsupportedError,
 )
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
 
 _MOST = 300
 _DEEPEST = 10
@@ -51,28 +47,37 @@ _OF_SYSTEM = {  # what Java adds to the name of a file, from the system's own li
 }
 
 
-@contextmanager
-def translated(where: str) -> Iterator[None]:
-    """Raise what Java throws in the block as an error about the file `where`.
+class translated:  # noqa: N801 (a context manager; as a generator it would cost a tile too much)
+    """Raise what Java throws in the block as an error about a file.
 
     Whatever calls Java stands in such a block.
+
+    Parameters
+    ----------
+    where : str
+        The file.
 
     Raises
     ------
     BackendError
         This process was forked from one where Java ran; the block is not entered.
     """
-    _java_vm.enter()
-    try:
-        yield
-    except (BioIOError, OSError, MemoryError):
-        raise
-    except Exception as exc:
+
+    __slots__ = ("_where",)
+
+    def __init__(self, where: str) -> None:
+        self._where = where
+
+    def __enter__(self) -> None:
+        _java_vm.enter()
+
+    def __exit__(self, _kind: object, exc: BaseException | None, _trace: object) -> None:
+        if not isinstance(exc, Exception) or isinstance(exc, (BioIOError, OSError, MemoryError)):
+            return
         _java_vm.check_end()
-        error = error_of(exc, where)
-        if error is None:
-            raise
-        raise error from exc
+        error = error_of(exc, self._where)
+        if error is not None:
+            raise error from exc
 
 
 def error_of(exc: Exception, where: str) -> Exception | None:

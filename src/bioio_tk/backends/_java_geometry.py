@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+    from bioio_tk.backends._java_metadata import Metadata
     from bioio_tk.core.region import Shape5
     from bioio_tk.core.spec import Quantity
 
@@ -170,52 +171,64 @@ def _decodes_all(java: Any, layout: Layout, plane: int) -> bool:
     return first > _LOADING or row() > longest
 
 
-def spec_of(store: Any, image: int, layouts: tuple[Layout, ...]) -> ImageSpec:
-    """Return the ImageSpec of a series."""
+def spec_of(image: Any | None, layouts: tuple[Layout, ...]) -> ImageSpec:
+    """Return the ImageSpec of a series, of which an ome.xml.model.Image tells."""
     full = layouts[0]
-    return ImageSpec(
+    pixels = None if image is None else image.getPixels()
+    bare = ImageSpec(
         dtype=full.dtype.newbyteorder("="),
         levels=tuple(Level(layout.shape, layout.tile) for layout in layouts),
-        name=str(store.getImageName(image) or ""),
-        channels=_channels(store, image, full),
+        name="" if image is None else str(image.getName() or ""),
         samples=full.samples,
+    )
+    if pixels is None:
+        return bare
+    return replace(
+        bare,
+        channels=_channels(pixels, full),
         physical_size=PhysicalSize(
-            _size(store.getPixelsPhysicalSizeX(image)),
-            _size(store.getPixelsPhysicalSizeY(image)),
-            _size(store.getPixelsPhysicalSizeZ(image)),
+            _size(pixels.getPhysicalSizeX()),
+            _size(pixels.getPhysicalSizeY()),
+            _size(pixels.getPhysicalSizeZ()),
         ),
-        time_increment=_quantity(store.getPixelsTimeIncrement(image)),
-        position=_position(store, image),
+        time_increment=_quantity(pixels.getTimeIncrement()),
+        position=_position(pixels),
     )
 
 
-def _channels(store: Any, image: int, layout: Layout) -> tuple[Channel, ...]:
-    found = []
-    count = int(store.getChannelCount(image))
-    for number in range(layout.shape[3]):
-        group = number // layout.samples
-        if group >= count:
-            found.append(Channel())
-            continue
-        name = store.getChannelName(image, group)
-        color = None if layout.samples > 1 else store.getChannelColor(image, group)
-        rgba = None
-        if color is not None:
-            rgba = tuple(
-                int(v)
-                for v in (color.getRed(), color.getGreen(), color.getBlue(), color.getAlpha())
-            )
-        found.append(Channel(str(name or "") or None, rgba))  # type: ignore[arg-type]
-    return tuple(found) if any(c != Channel() for c in found) else ()
+def _channels(pixels: Any, layout: Layout) -> tuple[Channel, ...]:
+    known = [
+        _channel(pixels.getChannel(number), colored=layout.samples == 1)
+        for number in range(int(pixels.sizeOfChannelList()))
+    ]
+    count, samples = layout.shape[3], layout.samples
+    found = [known[n // samples] if n // samples < len(known) else Channel() for n in range(count)]
+    return tuple(found) if any(channel != Channel() for channel in found) else ()
 
 
-def _position(store: Any, image: int) -> PhysicalSize:
-    if int(store.getPlaneCount(image)) < 1:
+def _channel(channel: Any, *, colored: bool) -> Channel:
+    color = channel.getColor() if colored else None
+    return Channel(
+        name=str(channel.getName() or "") or None,
+        color=None
+        if color is None
+        else (
+            int(color.getRed()),
+            int(color.getGreen()),
+            int(color.getBlue()),
+            int(color.getAlpha()),
+        ),
+    )
+
+
+def _position(pixels: Any) -> PhysicalSize:
+    if int(pixels.sizeOfPlaneList()) < 1:
         return PhysicalSize()
+    plane = pixels.getPlane(0)
     return PhysicalSize(
-        _quantity(store.getPlanePositionX(image, 0)),
-        _quantity(store.getPlanePositionY(image, 0)),
-        _quantity(store.getPlanePositionZ(image, 0)),
+        _quantity(plane.getPositionX()),
+        _quantity(plane.getPositionY()),
+        _quantity(plane.getPositionZ()),
     )
 
 
@@ -233,10 +246,11 @@ def _quantity(found: Any) -> Quantity | None:
     return (value, unit) if np.isfinite(value) and unit not in _NO_UNITS else None
 
 
-def plate_of(store: Any) -> Plate | None:
+def plate_of(metadata: Metadata) -> Plate | None:
     """Return the first plate, None where there is none."""
-    if not int(store.getPlateCount()):
+    if not int(metadata.root.sizeOfPlateList()):
         return None
+    store = metadata.store
     runs = range(int(store.getPlateAcquisitionCount(0)))
     run_of = {
         str(store.getPlateAcquisitionWellSampleRef(0, run, n)): run

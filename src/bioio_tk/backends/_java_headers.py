@@ -1,11 +1,12 @@
 """Formats of one header and raw pixels: how long the file must be, from what the header says.
 
-DV and MRC2014, NRRD, NIfTI-1, FITS 4.0, SPE 2.x, ICS 1 and 2; and the few numbers with which
-HDF5, ND2 and LIF say where they end.
+DV and MRC2014, NRRD, NIfTI-1, FITS 4.0, SPE 2.x, ICS 1 and 2; the few numbers with which HDF5,
+ND2 and LIF say where they end; OME-XML and HTD, whose pixels are elsewhere.
 """
 
 from __future__ import annotations
 
+import glob
 import math
 import re
 import struct
@@ -144,11 +145,25 @@ def ics(file: Bytes, version: str) -> None:
             with Bytes(pixels) as other:
                 _ics_pixels(other, 0, fields)
             return
-    if not list(file.path.parent.glob(f"{file.path.stem}.[iI][dD][sS]*")):
+    if not _is_beside(file, ".[iI][dD][sS]*"):
         raise FileNotFoundError(
             f"{str(file.path)!r} is only the header of an image: its pixels, "
             f"{file.path.with_suffix('.ids').name!r}, are missing beside it"
         )
+
+
+def ids(file: Bytes) -> None:
+    """IDS: the header of the pixels is there."""
+    if not _is_beside(file, ".[iI][cC][sS]"):
+        raise FileNotFoundError(
+            f"{str(file.path)!r} is only the pixels of an image: its header, "
+            f"{file.path.with_suffix('.ics').name!r}, is missing beside it"
+        )
+
+
+def _is_beside(file: Bytes, ending: str) -> bool:
+    """Return whether there is a file of the same name but for its ending, a pattern."""
+    return any(file.path.parent.glob(glob.escape(file.path.stem) + ending))
 
 
 def _ics_pixels(file: Bytes, start: int, fields: dict[str, list[str]]) -> None:
@@ -223,3 +238,27 @@ def lif(file: Bytes, version: str) -> None:
         name = re.search(r'\bMemoryBlockID="([^"]+)"', tag)
         if name and size_of and int(size_of[1]) and name[1] not in there:
             raise file.damaged(f"the pixels {name[1]!r} are missing, where it is cut off")
+
+
+def ome_xml(file: Bytes, version: str) -> None:
+    """OME-XML: it holds pixels; those that it does not hold Bio-Formats would show black."""
+    mark = b"BinData"
+    for at in range(0, file.size, _TEXT):
+        if mark in file.some(at, _TEXT + len(mark)):
+            return
+    text = file.some(0, _TEXT).decode(errors="replace")
+    named = re.search(r'\bFileName="([^"]+)"', text)
+    raise UnsupportedError(
+        f"{str(file.path)!r} holds no pixels, only a description of them"
+        + (f": they are in other files, open {named[1]!r} instead" if named else "")
+    )
+
+
+def htd(file: Bytes, version: str) -> None:
+    """Index of a MetaXpress plate: it has planes."""
+    none = re.search(rb'^"ZSteps",\s*0\s*$', file.some(0, _TEXT), re.MULTILINE)
+    if none and not any(file.path.parent.glob("*.[pP][nN][lL]")):  # CellWorx counts otherwise
+        raise UnsupportedError(
+            f"{str(file.path)!r} says that its images have 0 steps in Z, with which Bio-Formats "
+            "cannot read them: open the TIFFs of the plate one by one, with backend='python'"
+        )

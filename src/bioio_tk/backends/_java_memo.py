@@ -1,7 +1,7 @@
 """Parsed files, kept: a file that took long to understand opens quickly the next time.
 
-A memo belongs to a path, the size and date of every file of the image (of several also to the
-folders they lie in, where others may join them), and to the version of Bio-Formats. It lies in the
+A memo belongs to a path, the size and date of every file of the image (and of the folders they
+lie in, where others may join them), and to the version of Bio-Formats. It lies in the
 user's cache, never beside the image: to load one is to run what it says, so nobody else may write
 there.
 """
@@ -72,9 +72,12 @@ class Memo:
         temporary = self._memo.with_suffix(f".{os.getpid()}-{threading.get_ident()}.tmp")
         kryo = self._java("loci.formats.Memoizer$KryoDeser")()
         try:
-            used = [str(name) for name in reader.getUsedFiles()]
+            used = {str(self._path.absolute()), *map(str, reader.getUsedFiles())}
+            alone = self._java("loci.formats.FormatTools").CANNOT_GROUP
+            if len(used) > 1 or reader.fileGroupOption(str(self._path)) != alone:
+                used |= {str(Path(name).parent) for name in used}
             reader.close(True)
-            files = [_mark(name) for name in _watched(self._path, used)]
+            files = [_mark(name) for name in sorted(used)]
             if any(date >= began for _, _, date in files):
                 return False
             kryo.saveStart(self._java("java.io.File")(str(temporary)))
@@ -111,13 +114,6 @@ class Memo:
 
 def _folder() -> Path:
     return _java_home.cache_dir() / "memo"
-
-
-def _watched(path: Path, used: list[str]) -> list[str]:
-    """Return what a memo depends on: the files, and of several the folders that get new ones."""
-    files = {str(path.absolute()), *used}
-    folders = {str(Path(name).parent) for name in files} if len(files) > 1 else set()
-    return sorted(files | folders)
 
 
 def _mark(name: str) -> list[Any]:

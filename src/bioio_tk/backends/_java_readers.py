@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from bioio_tk.backends import _java_damage, _java_vm
 from bioio_tk.backends._java_memo import Memo
+from bioio_tk.backends._java_metadata import Metadata, collect
 from bioio_tk.errors import ClosedError
 
 if TYPE_CHECKING:
@@ -53,7 +54,7 @@ class Readers:
 
     Attributes
     ----------
-    store : MetadataRetrieve
+    metadata : Metadata
         What the file says of its images, in OME's terms.
     name : str
         Class of the reader, "ZeissCZIReader".
@@ -66,7 +67,7 @@ class Readers:
         self._idle: deque[Reader] = deque()
         self._closed = False
         first, self._kept = self._first()
-        self.store = first.getMetadataStore()
+        self.metadata = Metadata(self._java, first)
         self._class = str(first.getClass().getName())
         self.name = self._class.rpartition(".")[2]
         self._free = threading.Semaphore(1 if self.name in _ALONE else _MOST)
@@ -111,19 +112,14 @@ class Readers:
 
     def _parsed(self) -> Any:
         opened = self._java("loci.formats.ImageReader")()
-        self._prepare(opened)
+        opened.setFlattenedResolutions(False)
+        collect(self._java, opened)
         try:
             opened.setId(str(self._path))
         except BaseException:
             opened.close()
             raise
         return opened
-
-    def _prepare(self, reader: Any) -> None:
-        reader.setFlattenedResolutions(False)
-        factory = self._java("loci.common.services.ServiceFactory")()
-        service = factory.getInstance(self._java("loci.formats.services.OMEXMLService"))
-        reader.setMetadataStore(service.createOMEXMLMetadata())
 
     def _another(self) -> Any:
         with _opening:

@@ -7,6 +7,7 @@ wraps offsets at 4 GB, STK (33629) lists the strips of its first plane only.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -27,7 +28,8 @@ _MOST = 20_000
 _WIDTH, _HEIGHT, _BITS, _COMPRESSION, _DESCRIPTION = 256, 257, 258, 259, 270
 _STRIPS, _SAMPLES, _COUNTS = 273, 277, 279
 _TILES, _TILE_COUNTS, _SUB, _FORMAT = 324, 325, 330, 339
-_COMPLEX = {5, 6}
+_INTEGER, _COMPLEX = {1, 2}, {5, 6}
+_ZSTD = 50000
 _STK, _LSM, _NDPI = 33629, 34412, 65420
 _NEEDED = {_BITS, _DESCRIPTION, _STRIPS, _COUNTS, _TILES, _TILE_COUNTS, _SUB, _STK, _LSM}
 _WRAP = 1 << 32
@@ -76,6 +78,7 @@ def check(file: Bytes, version: str) -> None:
         if len(seen) == 1:
             _check_size(file, form, page)
         if len(seen) <= _MOST:
+            _check_pixels(file, form, page, version)
             _check_page(file, form, page, lsm=lsm)
             for sub in _values(file, form, page, _SUB).tolist():
                 if sub and sub not in seen:
@@ -119,21 +122,39 @@ def _check_size(file: Bytes, form: _Form, page: Page) -> None:
             raise file.damaged("its first image has no size")
 
 
+def _check_pixels(file: Bytes, form: _Form, page: Page, version: str) -> None:
+    """Raise where Bio-Formats makes other numbers of the pixels, or an older one has no way in."""
+    one = partial(_one, file, form, page)
+    what = ""
+    if one(_FORMAT, 1) in _COMPLEX:
+        what = "complex numbers"
+    elif one(_FORMAT, 1) in _INTEGER and one(_BITS, 1) == 64:
+        what = "integers of 64 bits"
+    if what:
+        raise UnsupportedError(
+            f"{str(file.path)!r} holds {what}, which Bio-Formats reads wrongly: open it with "
+            "backend='python'"
+        )
+    if version.startswith("6.") and one(_COMPRESSION, 1) == _ZSTD:
+        raise UnsupportedError(
+            f"{str(file.path)!r} is compressed with Zstandard, which Bio-Formats {version} does "
+            "not know: open it with backend='python', or run 'bioio-tk java install' for a newer "
+            "one"
+        )
+
+
+def _one(file: Bytes, form: _Form, page: Page, tag: int, default: int) -> int:
+    found = _values(file, form, page, tag)
+    return int(found[0]) if found.size else default
+
+
 def _check_page(file: Bytes, form: _Form, page: Page, *, lsm: bool) -> None:
     for tag, (kind, count, value) in page.tags.items():
         length = count * _SIZES.get(kind, 1)
         if tag in _NEEDED and length > len(value):
             file.need(form.number(value), length, f"tag {tag}")
 
-    def one(tag: int, default: int) -> int:
-        found = _values(file, form, page, tag)
-        return int(found[0]) if found.size else default
-
-    if one(_FORMAT, 1) in _COMPLEX:
-        raise UnsupportedError(
-            f"{str(file.path)!r} holds complex numbers, which Bio-Formats reads wrongly: open it "
-            "with backend='python'"
-        )
+    one = partial(_one, file, form, page)
     tiled = _TILES in page.tags
     starts = _values(file, form, page, _TILES if tiled else _STRIPS)
     counts = _values(file, form, page, _TILE_COUNTS if tiled else _COUNTS)

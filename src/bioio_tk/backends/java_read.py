@@ -84,11 +84,11 @@ class BioFormatsSource:
     @property
     def plate(self) -> Plate | None:
         with translated(self._where):
-            return plate_of(self._readers.store)
+            return plate_of(self._readers.metadata)
 
     def ome_xml(self) -> str | None:
         with translated(self._where):
-            return str(self._readers.store.dumpXML())
+            return str(self._readers.metadata.store.dumpXML())
 
     def original_metadata(self, image: int) -> dict[str, Any]:
         with translated(self._where), self._readers.borrow() as reader:
@@ -129,9 +129,8 @@ class _Images(Sequence[ImageSpec]):
     @property
     def names(self) -> list[str]:
         """The name of each image, without looking at it any further."""
-        store = self._source._readers.store
         with translated(self._source._where):
-            return [str(store.getImageName(number) or "") for number in range(self._count)]
+            return [*self._source._readers.metadata.names, *[""] * self._count][: self._count]
 
     def layout(self, number: int, level: int) -> Layout:
         """Return how the pixels of a level arrive from Java."""
@@ -164,7 +163,10 @@ class _Images(Sequence[ImageSpec]):
                 layouts = tuple(
                     layout_of(reader.at(number, n)) for n in range(java.getResolutionCount())
                 )
-                self._found[number] = (spec_of(source._readers.store, number, layouts), layouts)
+                self._found[number] = (
+                    spec_of(source._readers.metadata.image(number), layouts),
+                    layouts,
+                )
             return self._found[number]
 
 
