@@ -59,9 +59,10 @@ def _service(java: Java) -> Any:
 def _handles(java: Java) -> tuple[Any, Any]:
     """Return what gives a reader a new store, and what gets the root out of a reader's."""
     handles, kind = java("java.lang.invoke.MethodHandles"), java("java.lang.invoke.MethodType")
+    loader = java("loci.formats.ImageReader").class_.getClassLoader()
     void = java("java.lang.Void").TYPE
     reader, service, store, made, root = (
-        java(name).class_
+        java("java.lang.Class").forName(name, True, loader)  # its java.lang.Class and no more
         for name in (
             "loci.formats.IFormatReader",
             "loci.formats.services.OMEXMLService",
