@@ -392,7 +392,7 @@ def test_ctrl_c_while_java_starts(image):
     right(opened()[:, :, 0])
     print("read", flush=True)
     """
-    for delay in (0.02, 0.1, 0.25):
+    for delay in (0.02, 0.1, 0.16, 0.2, 0.25):
         child = start_child(code, image)
         assert child.stdout.readline() == b"ready\n"
         time.sleep(delay)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import signal
 import sys
+import threading
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -22,15 +23,27 @@ _LARGEST = 512
 
 @contextmanager
 def interrupt_later() -> Iterator[None]:
-    """Let Ctrl-C wait: Java that is interrupted while it starts cannot be used at all."""
-    if not hasattr(signal, "pthread_sigmask"):  # Windows
+    """Let Ctrl-C wait: JPype that is interrupted while it makes its classes cannot be used again.
+
+    It is Python's main thread that is interrupted, whichever the system tells of the signal.
+    """
+    before = signal.getsignal(signal.SIGINT)
+    if threading.current_thread() is not threading.main_thread() or before is None:
         yield
         return
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    came = False
+
+    def note(_number: int, _frame: Any) -> None:
+        nonlocal came
+        came = True
+
+    signal.signal(signal.SIGINT, note)
     try:
         yield
     finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+        signal.signal(signal.SIGINT, before)
+        if came:
+            signal.raise_signal(signal.SIGINT)
 
 
 class Handlers:

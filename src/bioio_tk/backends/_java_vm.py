@@ -128,7 +128,8 @@ def start(
             return _state.running.started
         _state.starting = True
         try:
-            _state.running = Java(_start(jvm, jar, heap_mb, wanted))
+            with interrupt_later():
+                _state.running = Java(_start(jvm, jar, heap_mb, wanted))
         finally:
             _state.starting = False
         return _state.running.started
@@ -257,7 +258,7 @@ def _launch(machine: Jvm, jar: Jar, heap_mb: int | None, options: tuple[str, ...
         if reason is not None:
             raise BackendError(f"Java does not start with these options: {reason}")
     try:
-        with interrupt_later(), _names_as_python_has_them():
+        with _names_as_python_has_them():
             jpype.startJVM(
                 str(machine.library),
                 *flags,
