@@ -324,12 +324,16 @@ def _starting(code: str, cache: str, *, warm: bool = False) -> Session:
             from bioio_tk.jobs import java as jobs
 
             jobs.warm()
+        # an installed package has its modules compiled, which a source folder may lack
+        surroundings = {**os.environ, "PYTHONPYCACHEPREFIX": str(case.file("pycache"))}
+        surroundings.pop("PYTHONDONTWRITEBYTECODE", None)
         running: list[Any] = []
 
         def work() -> str:
             child = subprocess.Popen(
                 [sys.executable, "-c", code, str(case.file(SMALL)), java, jar],
                 stdout=subprocess.PIPE,
+                env=surroundings,
                 text=True,
             )
             running.append(child)

@@ -8,6 +8,7 @@ import pickle
 import subprocess
 import sys
 import warnings
+from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
@@ -29,6 +30,10 @@ from bioio_tk.jobs.validate import validate
 
 RNG = np.random.default_rng(4)
 PLANE = RNG.integers(0, 1 << 16, (24, 32), np.uint16)
+
+
+WRONG = "BIOIO_TK_JVM" if find_spec("jpype") else "jpype1"
+"""What is said to be wrong where `no_java` is used."""
 
 
 @pytest.fixture
@@ -105,7 +110,7 @@ def test_without_java_the_error_names_the_format_and_the_remedy(
     assert repr(kind) in text
     assert "read through Bio-Formats: " in text
     assert str(path) in text
-    assert "BIOIO_TK_JVM" in text  # what is wrong on this machine
+    assert WRONG in text
 
 
 NO_IMAGES = [
@@ -348,6 +353,17 @@ def test_without_the_index_it_stands_for_itself(tmp_path, with_java, kind, tiff,
     described.unlink()
     described.mkdir()  # nor is a folder an index
     assert registry.choose(path) == registry.Choice(registry.BACKENDS[0], "content is TIFF")
+
+
+@pytest.mark.parametrize(
+    ("kind", "tiff", "index"), [entry for entry in SETS if entry[2]], ids=lambda v: v
+)
+def test_a_file_in_another_format_with_such_a_name_is_itself(
+    tmp_path, with_java, kind, tiff, index
+):
+    path = lay_out(tmp_path / "plate", tiff, index)[0].with_suffix(".czi")
+    path.write_bytes(b"ZISRAWFILE")
+    assert registry.resolve(path, registry.choose(path).backend) == path
 
 
 def test_ome_tiff_says_itself_what_belongs_together(tmp_path, with_java):

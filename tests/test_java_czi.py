@@ -16,10 +16,11 @@ czi = pytest.importorskip("pylibCZIrw.czi", reason="pylibCZIrw is not installed"
 
 
 @pytest.fixture(autouse=True)
-def modern(java):
-    """Skip where Bio-Formats is one that reads no zstd in CZI."""
-    if java.started.version.startswith("6."):
-        pytest.skip(f"Bio-Formats {java.started.version} gets CZI wrong")
+def modern(java, request):
+    """Skip what is refused where Bio-Formats is old, as the tests of damage have it."""
+    name = request.node.name
+    if java.started.version.startswith("6.") and ("uncompressed" not in name or "mosaic" in name):
+        pytest.skip(f"Bio-Formats {java.started.version} gets zstd and mosaics wrong: refused")
 
 
 CODECS = [

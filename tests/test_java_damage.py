@@ -200,11 +200,33 @@ def test_a_lesser_reader_is_refused(tmp_path):
         _java_damage.check(tmp_path / "a.nrrd", "TextReader", Spy(), NEW)
 
 
-@pytest.mark.parametrize("dtype", ["complex64", "complex128"])
-def test_complex_tiff_is_refused(tmp_path, dtype):
-    tifffile.imwrite(tmp_path / "c.tif", PIXELS.astype(dtype))
-    with pytest.raises(UnsupportedError, match=r"complex.*backend='python'"):
-        _java_damage.before(tmp_path / "c.tif", NEW)
+@pytest.mark.parametrize("version", [NEW, OLD])
+@pytest.mark.parametrize(
+    ("dtype", "what"),
+    [
+        ("complex64", "complex numbers"),
+        ("complex128", "complex numbers"),
+        ("int64", "integers of 64 bits"),
+        (">u8", "integers of 64 bits"),
+    ],
+)
+def test_tiff_of_other_pixels_is_refused(tmp_path, dtype, what, version):
+    tifffile.imwrite(tmp_path / "c.tif", PIXELS.astype(dtype), photometric="minisblack")
+    with pytest.raises(UnsupportedError, match=rf"{what}.*backend='python'"):
+        _java_damage.before(tmp_path / "c.tif", version)
+
+
+@pytest.mark.parametrize("version", [NEW, OLD])
+def test_tiff_of_64_bit_floats_passes(tmp_path, version):
+    tifffile.imwrite(tmp_path / "f.tif", PIXELS.astype("f8"), photometric="minisblack")
+    _java_damage.before(tmp_path / "f.tif", version)
+
+
+def test_old_bio_formats_knows_no_zstd_in_tiff(tmp_path):
+    tifffile.imwrite(tmp_path / "z.tif", PIXELS, photometric="minisblack", compression="zstd")
+    _java_damage.before(tmp_path / "z.tif", NEW)
+    with pytest.raises(UnsupportedError, match=r"backend='python'.*bioio-tk java install"):
+        _java_damage.before(tmp_path / "z.tif", OLD)
 
 
 def test_complex_mrc_is_refused(tmp_path):
@@ -221,9 +243,49 @@ def test_old_bio_formats_refuses_zstd(tmp_path, compression):
         _java_damage.before(tmp_path / "z.czi", OLD)
 
 
+@pytest.mark.parametrize("name", ["m (1).czi", "m(1).czi"])
+def test_the_other_part_of_a_czi_is_looked_for_under_the_names_it_may_have(tmp_path, name):
+    """Bio-Formats takes both; the first is what Zeiss' software writes."""
+    path = tmp_path / "m.czi"
+    czi(path)
+    data = bytearray(path.read_bytes())
+    (directory,) = struct.unpack_from("<q", data, 84)
+    struct.pack_into("<i", data, directory + 32 + 128 + 14, 1)  # its first block is in part 1
+    path.write_bytes(data)
+    with pytest.raises(FileNotFoundError, match=r"'m \(1\).czi' is missing beside it"):
+        _java_damage.before(path, NEW)
+    (tmp_path / name).write_bytes(b"")
+    _java_damage.before(path, NEW)
+
+
 def test_old_bio_formats_reads_raw_czi(tmp_path):
     czi(tmp_path / "u.czi")
     _java_damage.before(tmp_path / "u.czi", OLD)
+
+
+def tiled_czi(path: Path, *places: tuple[int, int, int]) -> None:
+    """Write tiles of 40 x 30 pixels: their X, Z and scene."""
+    pyczi = pytest.importorskip("pylibCZIrw.czi")
+    with pyczi.create_czi(str(path), compression_options="uncompressed:") as out:
+        for x, z, scene in places:
+            where = {"location": (x, 0), "plane": {"Z": z, "C": 0, "T": 0}, "scene": scene}
+            out.write(data=PIXELS[0][..., None], **where)
+
+
+def test_old_bio_formats_refuses_a_mosaic(tmp_path):
+    """It takes one made with Zeiss' library for an image of another size."""
+    tiled_czi(tmp_path / "m.czi", (0, 0, 0), (40, 0, 0))
+    _java_damage.before(tmp_path / "m.czi", NEW)
+    with pytest.raises(UnsupportedError, match=r"mosaic.*bioio-tk java install"):
+        _java_damage.before(tmp_path / "m.czi", OLD)
+    raw = (tmp_path / "m.czi").read_bytes()
+    second = struct.pack("<4sii", b"X", 40, 40)
+    assert second in raw
+    smaller = raw.replace(second, struct.pack("<4sii", b"X", 0, 80))  # stored in 40 pixels
+    (tmp_path / "p.czi").write_bytes(smaller)
+    _java_damage.before(tmp_path / "p.czi", OLD)
+    tiled_czi(tmp_path / "s.czi", (0, 0, 0), (0, 1, 0), (40, 0, 1), (40, 1, 1))
+    _java_damage.before(tmp_path / "s.czi", OLD)
 
 
 def test_rle_dicom_is_refused(tmp_path):
@@ -259,6 +321,61 @@ def test_a_header_without_its_pixels_names_the_missing_file(tmp_path):
     (tmp_path / "a.ids").write_bytes(bytes(11))
     with pytest.raises(DamagedFileError, match=r"a\.ids.*cut off"):
         _java_damage.before(tmp_path / "a.ics", NEW)
+
+
+def test_pixels_without_their_header_name_the_missing_file(tmp_path):
+    path = tmp_path / "a[1].ids"
+    path.write_bytes(bytes(12))
+    with pytest.raises(FileNotFoundError, match=r"a\[1\]\.ics"):
+        _java_damage.before(path, NEW)
+    (tmp_path / "a[1].ICS").write_text("")
+    _java_damage.before(path, NEW)
+
+
+OME_XML = """<?xml version="1.0" encoding="UTF-8"?>
+<OME xmlns="http://www.openmicroscopy.org/Schemas/OME/2016-06"><Image ID="Image:0">
+<Pixels ID="Pixels:0" DimensionOrder="XYZCT" Type="uint8" BigEndian="false"
+SizeX="3" SizeY="2" SizeZ="1" SizeC="1" SizeT="1">
+<Channel ID="Channel:0:0" SamplesPerPixel="1"/>{}</Pixels></Image></OME>
+"""
+BIN_DATA = '<BinData BigEndian="false" Length="8">AQIDBAUG</BinData>'
+TIFF_DATA = '<TiffData><UUID FileName="cells.ome.tif">urn:uuid:1</UUID></TiffData>'
+
+
+@needs_java
+def test_ome_xml_without_pixels_is_refused(tmp_path, java):
+    from bioio_tk import BioReader
+
+    path = tmp_path / "a.ome.xml"
+    path.write_text(OME_XML.format(BIN_DATA))
+    with BioReader(path, backend="java") as reader:
+        assert np.array_equal(reader[:].reshape(2, 3), [[1, 2, 3], [4, 5, 6]])
+    path.write_text(OME_XML.format(TIFF_DATA))
+    with pytest.raises(UnsupportedError, match=r"no pixels.*open 'cells\.ome\.tif'"):
+        BioReader(path, backend="java")
+    path.write_text(OME_XML.format("<MetadataOnly/>"))
+    with pytest.raises(UnsupportedError, match=r"no pixels, only a description of them$"):
+        BioReader(path, backend="java")
+
+
+def test_pixels_may_begin_late_in_an_ome_xml(tmp_path):
+    path = tmp_path / "a.ome.xml"
+    for gap in range((1 << 20) - 16, 1 << 20):  # across the end of what is read at once
+        path.write_bytes(b"<OME>" + bytes(gap) + b"<BinData>")
+        assert _java_damage.check(path, "OMEXMLReader", Spy(path), NEW) == ()
+
+
+def test_a_plate_of_no_planes_is_refused(tmp_path):
+    index = '"HTSInfoFile", Version 1.0\r\n"ZSeries", FALSE\r\n"ZSteps", {}\r\n"XWells", 12\r\n'
+    path = tmp_path / "a.HTD"
+    for steps in (1, 10):
+        path.write_bytes(index.format(steps).encode())
+        _java_damage.before(path, NEW)
+    path.write_bytes(index.format(0).encode())
+    with pytest.raises(UnsupportedError, match=r"0 steps in Z.*backend='python'"):
+        _java_damage.before(path, NEW)
+    (tmp_path / "a_A01.pnl").write_bytes(b"")  # of CellWorx, where it does not matter
+    _java_damage.before(path, NEW)
 
 
 def test_absurd_sizes_are_refused(tmp_path):
@@ -304,7 +421,7 @@ def test_through_the_reader(tmp_path, java, name):
 def test_real_files_pass():
     import json
 
-    wrong = ("complex", "rle", "otf", "lzma")
+    wrong = ("complex", "int64", "rle", "otf", "lzma", ".htd")
     number = 0
     for entry in json.loads((DATA / "MANIFEST.json").read_text())["entries"]:
         path = DATA / entry["path"]

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import threading
+import time
+
 import numpy as np
 import pytest
 import tifffile
@@ -109,6 +112,30 @@ def test_however_a_plane_is_read_its_pixels_are_the_same(java, tmp_path, compres
             np.testing.assert_array_equal(found, image[z, y : y + 40, x : x + 40])
         whole = br[...].reshape(br.shape)
     np.testing.assert_array_equal(whole.reshape(1200, 900, 2).transpose(2, 0, 1), image)
+
+
+def test_two_levels_that_settle_at_once_both_do(java, tmp_path, monkeypatch):
+    path = tmp_path / "x&resolutions=2&sizeX=64&sizeY=64&resolutionScale=2.fake"
+    path.write_bytes(b"fake")
+    other = threading.Event()
+
+    def slow(_java, given):
+        if given.shape[0] == 64:
+            other.wait(0.5)  # the other one comes only when this one is through
+        else:
+            other.set()
+        return given.by_rows(7)
+
+    monkeypatch.setattr(java_read, "settled", slow)
+    with BioReader(path, backend="java") as br:
+        source = br._source
+        threads = [threading.Thread(target=source.settle, args=(0, level)) for level in (0, 1)]
+        for thread in threads:
+            thread.start()
+            time.sleep(0.1)
+        for thread in threads:
+            thread.join()
+        assert [level.tile[0] for level in source.images[0].levels] == [7, 7]
 
 
 # ------------------------------------------------------------------ plates

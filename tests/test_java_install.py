@@ -402,7 +402,7 @@ def test_doctor_names_the_one_thing_that_is_missing(tmp_path, real):
 def test_doctor_where_a_variable_is_wrong(tmp_path):
     gone = str(tmp_path / "gone")
     found = json.loads(doctor_without(tmp_path, BIOIO_TK_JVM=gone).stdout)
-    assert found["problems"][0] == f"BIOIO_TK_JVM names {gone!r}, where there is no Java"
+    assert f"BIOIO_TK_JVM names {gone!r}, where there is no Java" in found["problems"]
     assert not any(place["taken"] for place in found["java"])
     found = json.loads(doctor_without(tmp_path, BIOIO_TK_BIOFORMATS_JAR=gone).stdout)
     assert any(p.startswith("BIOIO_TK_BIOFORMATS_JAR names") for p in found["problems"])

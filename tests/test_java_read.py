@@ -381,6 +381,29 @@ def test_closing_while_others_read_ends_them_and_lets_go_of_the_file(tmp_path):
         assert not open_files(tmp_path)
 
 
+def test_a_reader_that_met_an_error_is_not_lent_again(tmp_path):
+    """Nobody knows where in the file it stands."""
+    readers = _java_readers.Readers(Fake().file(tmp_path))
+    with pytest.raises(ZeroDivisionError), readers.borrow() as first:
+        raise ZeroDivisionError
+    assert first.java.getCurrentFile() is None
+    with readers.borrow() as second:
+        assert second is not first
+        assert second.java.getCurrentFile() is not None
+    readers.close()
+
+
+def test_threads_that_only_close_are_forgotten_by_java(java, tmp_path):
+    path = Fake().file(tmp_path)
+    readers = [BioReader(path, backend="java") for _ in range(40)]
+    before = int(java("java.lang.Thread").activeCount())
+    for br in readers:
+        thread = threading.Thread(target=br.close)
+        thread.start()
+        thread.join()
+    assert int(java("java.lang.Thread").activeCount()) - before < len(readers) // 2
+
+
 def test_a_reader_forgotten_without_close_keeps_no_file_open(tmp_path):
     path = tmp_path / "tiled.tif"
     tiled(path)
@@ -584,6 +607,39 @@ def test_a_companion_file_that_is_gone_is_missed(memos, tmp_path):
     (tmp_path / "image.ids").unlink()
     with pytest.raises((BioIOError, FileNotFoundError)):
         read(tmp_path / "image.ics")
+
+
+def test_a_file_that_joins_an_image_is_seen(memos, tmp_path):
+    """A DICOM image has a slice in each file: a memo of the first knows nothing of the others."""
+    slices = [save_slice(tmp_path / "a1.dcm", number=1)]
+    same(read(tmp_path / "a1.dcm")[:, :, :, 0, 0], np.stack(slices, 2))
+    assert memos.files()
+    slices += [save_slice(tmp_path / f"a{n}.dcm", number=n) for n in (2, 3)]
+    same(read(tmp_path / "a1.dcm")[:, :, :, 0, 0], np.stack(slices, 2))
+
+
+def save_slice(path, number):
+    """Write a slice of one DICOM series; return its pixels."""
+    pydicom = pytest.importorskip("pydicom")
+    pixels = np.full((20, 30), number, "u2")
+    image = pydicom.Dataset()
+    image.file_meta = pydicom.dataset.FileMetaDataset()
+    image.file_meta.TransferSyntaxUID = pydicom.uid.ExplicitVRLittleEndian
+    image.SOPClassUID = image.file_meta.MediaStorageSOPClassUID = "1.2.840.10008.5.1.4.1.1.2"
+    image.SOPInstanceUID = image.file_meta.MediaStorageSOPInstanceUID = f"1.2.3.{number}"
+    image.SeriesInstanceUID, image.StudyInstanceUID = "1.2.3.4", "1.2.3.5"
+    image.ImageType, image.Modality = ["ORIGINAL", "PRIMARY", "AXIAL"], "CT"
+    for what in ("Series", "Acquisition", "Content"):
+        setattr(image, f"{what}Date", "20200101")
+        setattr(image, f"{what}Time", "101010")
+    image.SeriesNumber, image.InstanceNumber = 1, number
+    image.Rows, image.Columns = pixels.shape
+    image.BitsAllocated = image.BitsStored = 16
+    image.HighBit, image.PixelRepresentation, image.SamplesPerPixel = 15, 0, 1
+    image.PhotometricInterpretation = "MONOCHROME2"
+    image.PixelData = pixels.tobytes()
+    image.save_as(path, enforce_file_format=True)
+    return pixels
 
 
 DAMAGE = {

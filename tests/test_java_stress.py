@@ -71,18 +71,24 @@ def made(folder):
     return paths
 
 
-@pytest.mark.parametrize("kept", [False, True], ids=["parsed", "from memos"])
-def test_thousands_of_reads_at_once(java, tmp_path, monkeypatch, kept):
-    monkeypatch.setattr(_java_readers, "_SLOW", 0 if kept else 1e9)
-    monkeypatch.setenv("BIOIO_TK_CACHE", str(tmp_path / "cache"))
-    paths = [*made(tmp_path), *(DATA / name for name in REAL if (DATA / name).exists())]
+@pytest.fixture(scope="module")
+def truth(java, tmp_path_factory):
+    """The pixels of each image, by its path and series."""
+    folder = tmp_path_factory.mktemp("images")
+    paths = [*made(folder), *(DATA / name for name in REAL if (DATA / name).exists())]
     if java.started.version.startswith("6."):  # gets some of them wrong, also alone
         paths = [path for path in paths if path.suffix not in (".czi", ".dcm")]
-    truth = {
+    return {
         (path, series): by_java(java, path, series)
         for path in paths
         for series in range(series_count(java, path))
     }
+
+
+@pytest.mark.parametrize("kept", [False, True], ids=["parsed", "from memos"])
+def test_thousands_of_reads_at_once(truth, tmp_path, monkeypatch, kept):
+    monkeypatch.setattr(_java_readers, "_SLOW", 0 if kept else 1e9)
+    monkeypatch.setenv("BIOIO_TK_CACHE", str(tmp_path / "cache"))
     shared = {
         (path, series): BioReader(path, backend="java", series=series, max_workers=2)
         for path, series in truth

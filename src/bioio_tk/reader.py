@@ -463,9 +463,7 @@ class BioReader(BioBase):
         xml, images = self.ome_xml, self._live.images
         if xml is None:
             return ome.default_ome(images)
-        if (
-            self._live.notes
-        ):  # the document is wrong somewhere; its geometry is replaced by the true one
+        if self._live.notes:  # the document is wrong somewhere: its geometry becomes the true one
             return ome.to_ome(ome.document(images, metadata=xml))
         return ome.to_ome(xml)
 

@@ -37,7 +37,8 @@ def check(file: Bytes, version: str) -> None:
     if directory == 0:  # not written yet: Bio-Formats looks for the blocks one by one
         _unlisted(file)
         return
-    _segment(file, metadata, b"ZISRAWMETADATA", "the metadata")
+    if metadata:  # the first part of several has them
+        _segment(file, metadata, b"ZISRAWMETADATA", "the metadata")
     blocks = _blocks(file, directory)
     if not blocks.size:
         return
@@ -50,18 +51,23 @@ def check(file: Bytes, version: str) -> None:
     here = np.sort(blocks[blocks[:, 1] == part, 0])
     if here.size and here[0] < _HEAD:
         raise file.damaged(f"a block of pixels lies at byte {here[0]}")
+    _check_planes(file, here[:_LOOKED].tolist(), version if old else "")
+    for place in here[-_LAST:].tolist():
+        _segment(file, place, b"ZISRAWSUBBLOCK", "a block of pixels")
+
+
+def _check_planes(file: Bytes, places: list[int], old: str) -> None:
+    """Raise for blocks that lie nowhere; for an `old` version also where several make a plane."""
     planes: set[bytes | None] = set()
-    for place in here[:_LOOKED].tolist():
+    for place in places:
         entry = file.all(place + _HEAD + 16, _FIXED, "a block of pixels")
         length = _AXIS * min(_MOST_AXES, int.from_bytes(entry[28:], "little"))
         axes = file.all(place + _HEAD + 16 + _FIXED, length, "a block of pixels")
         _check_axes(file, axes)
         plane = _plane(axes)
         if old and plane is not None and plane in planes:
-            raise file.too_new(version, "is a mosaic of tiles")
+            raise file.too_new(old, "is a mosaic of tiles")
         planes.add(plane)
-    for place in here[-_LAST:].tolist():
-        _segment(file, place, b"ZISRAWSUBBLOCK", "a block of pixels")
 
 
 def _blocks(file: Bytes, directory: int) -> NDArray[np.int64]:
@@ -125,8 +131,8 @@ def _unlisted(file: Bytes) -> None:
 
 
 def _other_part(file: Bytes, number: int) -> None:
-    other = file.path.with_name(f"{file.path.stem}({number}){file.path.suffix}")
-    if not other.exists():
+    begin, end = file.path.stem, f"({number}){file.path.suffix}"
+    if not any(file.path.with_name(name).exists() for name in (f"{begin} {end}", f"{begin}{end}")):
         raise FileNotFoundError(
-            f"{str(file.path)!r} is one part of an image; {other.name!r} is missing beside it"
+            f"{str(file.path)!r} is one part of an image; '{begin} {end}' is missing beside it"
         )

@@ -12,6 +12,7 @@ import hashlib
 import json
 import os
 import threading
+import time
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -23,6 +24,9 @@ if TYPE_CHECKING:
 
 _FORM = 1
 """Raised when what is stored changes."""
+
+_STALE = 3600
+"""Seconds after which a memo that is being written has been given up."""
 
 _MOST = 1000
 """Memos to keep: those saved last."""
@@ -134,3 +138,6 @@ def _forget_old(folder: Path) -> None:
     for memo in memos[:-_MOST]:
         memo.with_suffix(".json").unlink(missing_ok=True)
         memo.unlink(missing_ok=True)
+    for left in folder.glob("*.tmp"):  # of processes that were killed
+        if time.time() - left.stat().st_mtime > _STALE:
+            left.unlink(missing_ok=True)

@@ -67,7 +67,11 @@ class Readers:
         self._idle: deque[Reader] = deque()
         self._closed = False
         first, self._kept = self._first()
-        self.metadata = Metadata(self._java, first)
+        try:
+            self.metadata = Metadata(self._java, first)
+        except BaseException:
+            _close(first)
+            raise
         self._class = str(first.getClass().getName())
         self.name = self._class.rpartition(".")[2]
         self._free = threading.Semaphore(1 if self.name in _ALONE else _MOST)
@@ -90,7 +94,7 @@ class Readers:
         self._closed = True
         with suppress(IndexError):  # no lock: this may run while any is held, in a finaliser
             while True:
-                _close(self._idle.pop())
+                _close(self._idle.pop().java)
 
     def _first(self) -> tuple[Any, bool]:
         """Return the first reader, and whether a memo stands for it."""
@@ -107,19 +111,14 @@ class Readers:
             reader = self._memo.load() if self._memo.save(opened.getReader(), now) else None
             if reader is not None:
                 return reader, True
-            opened.close()  # what was to be kept is of no use any more
+            _close(opened)  # what was to be kept is of no use any more
             return self._parsed().getReader(), False
 
     def _parsed(self) -> Any:
         opened = self._java("loci.formats.ImageReader")()
         opened.setFlattenedResolutions(False)
         collect(self._java, opened)
-        try:
-            opened.setId(str(self._path))
-        except BaseException:
-            opened.close()
-            raise
-        return opened
+        return self._open(opened)
 
     def _another(self) -> Any:
         with _opening:
@@ -127,8 +126,16 @@ class Readers:
             if reader is None:
                 reader = self._java(self._class)()
                 reader.setFlattenedResolutions(False)
-                reader.setId(str(self._path))
+                self._open(reader)
             return reader
+
+    def _open(self, reader: Any) -> Any:
+        try:
+            reader.setId(str(self._path))
+        except BaseException:
+            _close(reader)
+            raise
+        return reader
 
 
 class _Loan:
@@ -152,7 +159,7 @@ class _Loan:
         readers = self._readers
         try:
             if kind is not None:
-                _close(self._reader)  # an error may have left it anywhere in the file
+                _close(self._reader.java)  # an error may have left it anywhere in the file
                 return
             readers._idle.append(self._reader)
             if readers._closed:
@@ -161,6 +168,8 @@ class _Loan:
             readers._free.release()
 
 
-def _close(reader: Reader) -> None:
+def _close(java_reader: Any) -> None:
     if _java_vm.is_running():  # not in a forked child, nor when the interpreter ends
-        reader.java.close()
+        _java_vm.enter()
+        with suppress(Exception):  # of a file that was read there is nothing to lose any more
+            java_reader.close()

@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
 
+_SUFFIXES = (".tif", ".tiff", ".stk")
+"""Of the TIFFs that vendors put into sets; files in other formats may have alike names."""
 _MOST_NAMES = 100_000
 """Files of a folder that are looked through for an index of any name (some 50 ms)."""
 _MOST_CUTS = 8
@@ -47,6 +49,8 @@ def set_of(path: Path) -> VendorSet | None:
     kind = _ALONE.get(path.suffix.lower())
     if kind is not None:
         return VendorSet(kind, path)
+    if path.suffix.lower() not in _SUFFIXES:
+        return None
     for kind, pattern, candidates in _SETS:
         if pattern.search(name):
             index = next((place for place in candidates(path) if place.is_file()), None)

@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any, cast
 from bioio_tk.backends import _kinds, _vendor_tiff
 from bioio_tk.core.location import Url
 from bioio_tk.errors import (
-    BackendError,
     BackendMissingError,
     FormatError,
     SpecError,
@@ -412,7 +411,7 @@ def open_source(choice: Choice, location: Location, options: OpenOptions) -> tup
     row = choice.backend
     try:
         return choice, load_source(row)(resolve(location, row), options)
-    except (FormatError, BackendError, FileNotFoundError) as exc:
+    except (FormatError, BackendMissingError, UnsupportedError, FileNotFoundError) as exc:
         alone = choice.otherwise
         if alone is None:
             raise

@@ -129,7 +129,7 @@ def error_text(exc: BaseException) -> str:
 def file_error(path: str, exc: BaseException) -> str:
     """Return an error about one file of several; its path stands in it once."""
     text = error_text(exc)
-    named = repr(path) in text or repr(str(Path(path))) in text
+    named = any(repr(str(known)) in text for known in (path, Path(path), Path(path).resolve()))
     return text if named else f"{path}: {text}"
 
 

@@ -125,14 +125,21 @@ def installed() -> bool:
 @contextmanager
 def _part_of(parent: Path) -> Iterator[Path]:
     """Give a folder for what is not yet complete; it goes away, at the latest a day after."""
-    parent.mkdir(parents=True, exist_ok=True)
-    for left in parent.glob(f"{_UNFINISHED}*"):
-        with suppress(OSError):
-            if time.time() - left.stat().st_mtime > _DAY:  # nobody is at work on it any more
-                shutil.rmtree(left, ignore_errors=True)
-    with tempfile.TemporaryDirectory(
-        prefix=_UNFINISHED, dir=parent, ignore_cleanup_errors=True
-    ) as name:
+    try:
+        parent.mkdir(parents=True, exist_ok=True)
+        part = tempfile.TemporaryDirectory(
+            prefix=_UNFINISHED, dir=parent, ignore_cleanup_errors=True
+        )
+    except OSError as exc:
+        raise BackendError(
+            f"the cache {str(parent.parent)!r} cannot be written ({exc.strerror}): set "
+            "BIOIO_TK_CACHE to a folder of yours"
+        ) from exc
+    with part as name:
+        for left in parent.glob(f"{_UNFINISHED}*"):
+            with suppress(OSError):
+                if time.time() - left.stat().st_mtime > _DAY:  # nobody is at work on it any more
+                    shutil.rmtree(left, ignore_errors=True)
         yield Path(name)
 
 
