@@ -757,6 +757,21 @@ def test_a_closed_writer_says_so(path):
     assert not open_files(path.parent)
 
 
+def test_a_pickled_reader_whose_file_is_gone_says_so_when_it_is_used(path):
+    """Not when it is unpickled: that would end the workers of a pool, one after the other."""
+    stored(path, CASES["ragged"])
+    with BioReader(path) as br:
+        pickled = pickle.dumps(br)
+    path.rename(fresh(path))
+    twin = pickle.loads(pickled)
+    for use in (lambda: twin.shape, lambda: twin[0, 0], lambda: twin.ome_xml, lambda: repr(twin)):
+        with pytest.raises(FileNotFoundError, match="there is no"):
+            use()
+    twin.close()
+    with pytest.raises(AttributeError):
+        BioReader.__getattr__(twin, "__array_interface__")
+
+
 def test_a_writer_cannot_be_pickled(path):
     with pytest.raises(TypeError, match="cannot be pickled"):
         pickle.dumps(writer(path, CASES["ragged"]))

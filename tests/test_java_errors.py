@@ -19,7 +19,7 @@ from bioio_tk.errors import (
 WHERE = "/data/cells.czi"
 FORMATS = "loci.formats."
 CASES = [
-    (FORMATS + "UnknownFormatException", "Unknown file format: x", UnknownFormatError, "x"),
+    (FORMATS + "UnknownFormatException", "Unknown file format: x", UnknownFormatError, "no format"),
     (FORMATS + "FormatException", "Invalid thing", FormatError, "Invalid thing"),
     (FORMATS + "FormatException", "Unsupported data type: 7", UnsupportedError, "data type: 7"),
     (FORMATS + "FormatException", "Sorry, compressed data is not supported.", UnsupportedError, ""),

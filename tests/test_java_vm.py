@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import signal
 import subprocess
@@ -562,3 +563,17 @@ def test_a_full_java_is_an_error_and_the_reader_lives_on(image, tmp_path):
     """
     said = run(code, image, big, env={"BIOIO_TK_JAVA_HEAP_MB": "64"})
     assert said.splitlines() == ["OutOfMemoryError True True"] * 2
+
+
+def test_the_older_bio_formats_is_silent_too(image):
+    """Its log cannot be asked for its level by JPype, and would go to stdout."""
+    spec = importlib.util.find_spec("bioformats_jar")
+    if spec is None:
+        pytest.skip("the package bioformats_jar is not installed")
+    jar = Path(spec.submodule_search_locations[0]) / "bioformats_package.jar"
+    code = """
+    with opened() as br:
+        right(br[:, :, 0])
+    print(bioio_tk.start().version)
+    """
+    assert run(code, image, env={"BIOIO_TK_BIOFORMATS_JAR": str(jar)}).startswith("6.7.0")

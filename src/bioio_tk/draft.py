@@ -152,11 +152,8 @@ class Draft:
         xml = getattr(other, "ome_xml", None)
         if xml is not None:
             number = getattr(other, "series", 0)
-            self.metadata = xml
-            if number:  # the image of a series becomes the only one
-                source = ome.to_ome(xml)
-                source.images = [source.images[number]]
-                self.metadata = source
+            several = getattr(other, "n_series", 1) > 1
+            self.metadata = ome.single(xml, number) if several else xml
         self.set_shape(spec.levels[0].shape)
         self.dtype = spec.dtype
         self.samples = spec.samples

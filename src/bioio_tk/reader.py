@@ -18,7 +18,14 @@ from bioio_tk.core.spec import at_level
 from bioio_tk.engine import read as engine
 from bioio_tk.engine import tiles as windows
 from bioio_tk.engine.pool import check_workers, ordered
-from bioio_tk.errors import BioIOWarning, ClosedError, ReadOnlyError, RegionError, SpecError
+from bioio_tk.errors import (
+    BioIOError,
+    BioIOWarning,
+    ClosedError,
+    ReadOnlyError,
+    RegionError,
+    SpecError,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -73,7 +80,8 @@ class BioReader(BioBase):
 
     Notes
     -----
-    A reader may be shared by threads, pickled, and used after a fork.
+    A reader may be shared by threads, pickled, and used after a fork. One whose file cannot be
+    opened where it is unpickled says why when it is first used.
 
     Examples
     --------
@@ -398,13 +406,13 @@ class BioReader(BioBase):
     def close(self) -> None:
         """Release the file. Safe to call twice."""
         self._closed = True
-        live = getattr(self, "_live", None)
+        live = self.__dict__.get("_live")
         if live is not None:
             live.close()
             self._cache.clear()
 
     def __del__(self) -> None:
-        live = getattr(self, "_live", None)
+        live = self.__dict__.get("_live")
         if live is not None:
             live.close()  # no more than that: this may run while any lock is held
 
@@ -427,19 +435,30 @@ class BioReader(BioBase):
         }
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__init__(  # type: ignore[misc]
-            state["path"],
-            state["workers"],
-            state["backend"],
-            series=state["series"],
-            level=state["level"],
-            dims=state["options"].dims,
-            group=state["options"].group,
-            storage_options=state["options"].storage_options,
-        )
+        try:
+            self.__init__(  # type: ignore[misc]
+                state["path"],
+                state["workers"],
+                state["backend"],
+                series=state["series"],
+                level=state["level"],
+                dims=state["options"].dims,
+                group=state["options"].group,
+                storage_options=state["options"].storage_options,
+            )
+        except (BioIOError, OSError) as exc:
+            # raised here it would end a worker of a pool, which starts the next one, for ever
+            self._failed = exc
+            return
         self._choice = registry.Choice(self._choice.backend, *state["why"])
         if state["closed"]:
             self.close()
+
+    def __getattr__(self, name: str) -> Any:
+        failed = self.__dict__.get("_failed")
+        if failed is not None and not name.startswith("__"):
+            raise failed
+        raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
 
     def __repr__(self) -> str:
         axes = ", ".join(f"{axis}={n}" for axis, n in zip(AXES, self.shape, strict=True))

@@ -125,7 +125,7 @@ def _known(where: str, name: str, text: str) -> Exception | None:
     if name in ("FileNotFoundException", "NoSuchFileException"):
         return _not_found(where, text)
     if name == "UnknownFormatException":
-        return UnknownFormatError(f"{where!r} is in no format that Bio-Formats knows: {text}")
+        return UnknownFormatError(f"{where!r} is in no format that Bio-Formats knows")
     if name in ("FormatException", "IOException") and _NOT_THERE.search(text):
         return FileNotFoundError(
             f"{where!r}: a file that belongs to it is not there: {text}. Keep all files of an "

@@ -102,7 +102,12 @@ class BioFormatsSource:
 
     def details(self, image: int, level: int) -> dict[str, Any]:
         tile = self.images[image].levels[level].tile
-        return {"storage": "tiles", "tile": tile[:2], "compression": "", "format": self.format}
+        return {
+            "storage": "tiles",
+            "tile": tile[:2],
+            "compression": "unknown",
+            "format": self.format,
+        }
 
     def close(self) -> None:
         self._readers.close()

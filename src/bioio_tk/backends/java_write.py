@@ -485,8 +485,8 @@ def _check_geometry(found: _Format, spec: ImageSpec) -> None:
     if spec.samples not in found.samples:
         fits = " or ".join(map(str, found.samples))
         raise UnsupportedError(
-            f"{found.name} is written with {fits} samples a pixel, not {spec.samples}: give "
-            f"samples_per_pixel=1 to store them as channels, or {instead}"
+            f"{found.name} is written with {fits} samples a pixel, not {spec.samples}: store them "
+            f"as channels (samples_per_pixel=1 in Python), or {instead}"
         )
     y, x, *rest = spec.levels[0].tile
     if min(spec.shape) < 1 or spec.shape[3] % spec.samples or rest != [1, spec.samples, 1]:

@@ -152,7 +152,8 @@ def _rows(series: SeriesInfo) -> Iterator[tuple[str, str]]:
     if series.zarr_format is not None:
         yield from _arrays(series)
         return
-    yield "stored as", _stored(series.levels[0])
+    said = series.levels[0].compression != "unknown"
+    yield "stored as" if said else "read in", _stored(series.levels[0])
     if len(series.levels) > 1:
         yield "levels", ", ".join(f"{v.shape[1]} x {v.shape[0]}" for v in series.levels)
 
@@ -194,7 +195,8 @@ def _stored(level: LevelInfo) -> str:
     if level.storage == "strips":
         shape = plural(height, "row")
     kind = level.storage or "tiles"
-    return f"{kind} of {shape}, {_codec(level)}"
+    codec = "" if level.compression == "unknown" else f", {_codec(level)}"
+    return f"{kind} of {shape}{codec}"
 
 
 def _codec(level: LevelInfo) -> str:

@@ -47,7 +47,7 @@ class LevelInfo:
     tile : (int, int)
         Height and width of a tile or strip.
     compression : str
-        Name of the codec.
+        Name of the codec; "unknown" where Bio-Formats does not say.
     path : str
         Of a Zarr array: where it lies in the store.
     chunk, shard : tuple of int or None

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import math
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any, NamedTuple
 from xml.etree import ElementTree as ET
 
@@ -502,6 +503,78 @@ def to_ome(xml: str | bytes) -> OME:
     repair.make_valid(root)
     # Bytes, because ome_types takes a str for the name of a file if there is one.
     return ome_types.from_xml(repair.serialise(root).encode())
+
+
+def single(xml: str | bytes, number: int) -> str:
+    """Return the document of one image of a set.
+
+    Parameters
+    ----------
+    xml : str or bytes
+        OME-XML of all images.
+    number : int
+        Which of the images with pixels, from 0.
+
+    Returns
+    -------
+    str
+        OME-XML without the other images, and without the wells and plates they are in; with no
+        image where it has none of that number.
+
+    Raises
+    ------
+    FormatError
+        The document cannot be read.
+    """
+    whole = _shared_tree(xml)
+    images = [e for e in whole.findall(_tag("Image")) if e.find(_tag("Pixels")) is not None]
+    image = images[number] if number < len(images) else ET.Element(_tag("Image"))
+    kept = [e for e in whole if e.tag != _tag("Image") or e is image]
+    own = image.get("ID")
+    found = [e if e is image else _without_others(e, own) for e in kept]
+    root = ET.Element(whole.tag, whole.attrib)
+    root.extend(e for e in found if e.tag != _tag("Plate") or e.find(_tag("Well")) is not None)
+    return repair.serialise(root)
+
+
+@lru_cache(maxsize=1)
+def _shared_tree(xml: str | bytes) -> ET.Element:
+    """Return a document as a tree, not to be changed: all images of a plate ask for theirs."""
+    return repair.tree(xml, [])
+
+
+def _without_others(element: ET.Element, image: str | None) -> ET.Element:
+    """Return a part of the document without what it says of other images than one."""
+    if element.tag == _tag("Dataset"):
+        return _with_refs(element, "ImageRef", {image})
+    if element.tag != _tag("Plate"):
+        return element
+    parts = [_well_of(e, image) if e.tag == _tag("Well") else e for e in element]
+    samples = {e.get("ID") for part in parts for e in part.findall(_tag("WellSample"))}
+    found = ET.Element(element.tag, element.attrib)
+    for part in parts:
+        if part.tag == _tag("PlateAcquisition"):
+            found.append(_with_refs(part, "WellSampleRef", samples))
+        elif part.tag != _tag("Well") or part.find(_tag("WellSample")) is not None:
+            found.append(part)
+    return found
+
+
+def _well_of(well: ET.Element, image: str | None) -> ET.Element:
+    """Return a well with the samples alone that are of an image."""
+    found = ET.Element(well.tag, well.attrib)
+    for part in well:
+        refs = part.findall(_tag("ImageRef"))
+        if part.tag != _tag("WellSample") or any(ref.get("ID") == image for ref in refs):
+            found.append(part)
+    return found
+
+
+def _with_refs(element: ET.Element, name: str, known: set[str | None]) -> ET.Element:
+    """Return an element whose references of one kind are to known ones."""
+    found = ET.Element(element.tag, element.attrib)
+    found.extend(e for e in element if e.tag != _tag(name) or e.get("ID") in known)
+    return found
 
 
 def _tag(name: str) -> str:
