@@ -577,3 +577,18 @@ def test_the_older_bio_formats_is_silent_too(image):
     print(bioio_tk.start().version)
     """
     assert run(code, image, env={"BIOIO_TK_BIOFORMATS_JAR": str(jar)}).startswith("6.7.0")
+
+
+def test_a_broken_document_is_no_noise():
+    """Java's parser of XML writes to stderr, besides throwing."""
+    code = """
+    from bioio_tk.backends import _java_vm
+    java = _java_vm.java()
+    factory = java("javax.xml.parsers.DocumentBuilderFactory").newInstance()
+    broken = java("java.io.ByteArrayInputStream")(b"<a><b></a>")
+    try:
+        factory.newDocumentBuilder().parse(broken)
+    except Exception as exc:
+        print(type(exc).__name__)
+    """
+    assert run(code, "").endswith("SAXParseException")

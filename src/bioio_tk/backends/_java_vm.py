@@ -268,6 +268,9 @@ def _launch(machine: Jvm, jar: Jar, heap_mb: int | None, options: tuple[str, ...
             )
     except Exception as exc:
         raise BackendError(_why(machine, flags, exc)) from exc
+    # the parser of XML writes what it dislikes to stderr, besides throwing it
+    system = jpype.java.lang.System
+    system.setErr(jpype.java.io.PrintStream(jpype.java.io.OutputStream.nullOutputStream()))
     if not _is_main():
         # the thread that starts Java counts as one that Java waits for at the end
         thread = jpype.java.lang.Thread
