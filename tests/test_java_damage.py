@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import tifffile
 
+from bioio_tk import BioReader
 from bioio_tk.backends import _java_damage
 from bioio_tk.backends._java_home import missing
 from bioio_tk.errors import DamagedFileError, FormatError, UnsupportedError
@@ -485,3 +486,17 @@ def test_a_file_that_may_not_be_read(tmp_path):
         [sys.executable, "-c", code, path.name, str(tmp_path)], timeout=60, check=False
     )
     assert done.returncode == 7
+
+
+def test_the_last_of_many_pages_is_looked_at(java, tmp_path):
+    """Between them only the chain of directories is followed, for the time it would take."""
+    path = tmp_path / "many.tif"
+    with tifffile.TiffWriter(path) as tif:
+        for _ in range(1300):
+            tif.write(np.ones((8, 8), "u1"), contiguous=False)
+    with BioReader(path, backend="java") as br:
+        assert br.T * br.Z * br.n_series == 1300
+    with path.open("r+b") as file:
+        file.truncate(path.stat().st_size - 20)
+    with pytest.raises(DamagedFileError, match="cut off"):
+        BioReader(path, backend="java")

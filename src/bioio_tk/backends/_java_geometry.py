@@ -27,6 +27,8 @@ _TYPES = ("i1", "u1", "i2", "u2", "i4", "u4", "f4", "f8", "b1")
 _NO_UNITS = ("reference frame", "pixel")
 _TILE = 256
 """Height and width to which stored tiles that are smaller are put together."""
+_COARSE = {"ZeissCZIReader": 512}
+"""The same for readers that look through all their blocks at each request."""
 _AREA = 1 << 18
 """Pixels to which strips that are smaller are put together, into bands."""
 
@@ -87,8 +89,11 @@ class Layout:
         return pixels
 
 
-def layout_of(java: Any) -> Layout:
-    """Return the layout of the series and resolution that an IFormatReader is set to."""
+def layout_of(java: Any, name: str = "") -> Layout:
+    """Return the layout of the series and resolution that an IFormatReader is set to.
+
+    `name` is that of its class, "ZeissCZIReader".
+    """
     y, x = int(java.getSizeY()), int(java.getSizeX())
     z, c, t = int(java.getSizeZ()), int(java.getSizeC()), int(java.getSizeT())
     samples = int(java.getRGBChannelCount())
@@ -102,7 +107,7 @@ def layout_of(java: Any) -> Layout:
         raise DamagedFileError(f"an image of {x} x {y} pixels, Z={z} C={c} T={t} is none")
     order = "<" if java.isLittleEndian() else ">"
     best = (int(java.getOptimalTileHeight()), int(java.getOptimalTileWidth()))
-    height, width = tile_of((y, x), best)
+    height, width = tile_of((y, x), best, _COARSE.get(name, _TILE))
     return Layout(
         shape=(y, x, z, c, t),
         tile=(height, width, 1, samples, 1),
@@ -112,7 +117,7 @@ def layout_of(java: Any) -> Layout:
     )
 
 
-def tile_of(size: tuple[int, int], best: tuple[int, int]) -> tuple[int, int]:
+def tile_of(size: tuple[int, int], best: tuple[int, int], least: int = _TILE) -> tuple[int, int]:
     """Return the height and width to ask for at once: whole multiples of what is stored.
 
     Parameters
@@ -121,6 +126,8 @@ def tile_of(size: tuple[int, int], best: tuple[int, int]) -> tuple[int, int]:
         Height and width of the image.
     best : (int, int)
         What Bio-Formats calls the optimal tile.
+    least : int
+        Height and width to which smaller tiles are put together.
 
     Examples
     --------
@@ -131,8 +138,8 @@ def tile_of(size: tuple[int, int], best: tuple[int, int]) -> tuple[int, int]:
     """
     height, width = (max(1, min(n, most)) for n, most in zip(best, size, strict=True))
     if width < size[1]:
-        width *= max(1, _TILE // width)
-        height *= max(1, _TILE // height)
+        width *= max(1, least // width)
+        height *= max(1, least // height)
     else:  # strips
         height *= max(1, _AREA // (height * width))
     return min(height, size[0]), min(width, size[1])

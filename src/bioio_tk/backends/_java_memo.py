@@ -22,7 +22,7 @@ from bioio_tk.backends import _java_home
 if TYPE_CHECKING:
     from bioio_tk.backends._java_vm import Java
 
-_FORM = 1
+_FORM = 2
 """Raised when what is stored changes."""
 
 _STALE = 3600
@@ -33,7 +33,15 @@ _MOST = 1000
 
 
 class Memo:
-    """Where the parsed form of one file is kept, or will be."""
+    """Where the parsed form of one file is kept, or will be.
+
+    Attributes
+    ----------
+    notes : tuple of str
+        What was found out about the file when it was parsed.
+    """
+
+    notes: tuple[str, ...] = ()
 
     def __init__(self, java: Java, path: Path) -> None:
         self._java = java
@@ -91,7 +99,7 @@ class Memo:
                 kryo.saveStop()
             self._list.unlink(missing_ok=True)
             os.replace(temporary, self._memo)
-            temporary.write_text(json.dumps(files))
+            temporary.write_text(json.dumps({"files": files, "notes": self.notes}))
             os.replace(temporary, self._list)
             _forget_old(self._memo.parent)
         except Exception:  # a full disk, a reader that cannot be kept: no memo
@@ -110,9 +118,10 @@ class Memo:
         try:
             if not _private(self._memo.parent):
                 return False
-            files = json.loads(self._list.read_text())
-            return all(_mark(name) == [name, size, date] for name, size, date in files)
-        except (OSError, ValueError, TypeError):
+            kept = json.loads(self._list.read_text())
+            self.notes = tuple(map(str, kept["notes"]))
+            return all(_mark(name) == [name, size, date] for name, size, date in kept["files"])
+        except (OSError, ValueError, TypeError, KeyError):
             return False
 
 

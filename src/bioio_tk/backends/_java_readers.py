@@ -58,6 +58,8 @@ class Readers:
         What the file says of its images, in OME's terms.
     name : str
         Class of the reader, "ZeissCZIReader".
+    notes : tuple of str
+        What is worth knowing of the file.
     """
 
     def __init__(self, path: Path) -> None:
@@ -67,6 +69,7 @@ class Readers:
         self._idle: deque[Reader] = deque()
         self._closed = False
         first, self._kept = self._first()
+        self.notes = self._memo.notes
         try:
             self.metadata = Metadata(self._java, first)
         except BaseException:
@@ -102,10 +105,11 @@ class Readers:
             reader = self._memo.load()
             if reader is not None:
                 return reader, True
-            _java_damage.before(self._path, self._java.started.version)
             may_be_kept = self._memo.can_be_saved()
             began, now = time.perf_counter(), time.time_ns()
+            _java_damage.before(self._path, self._java.started.version)
             opened = self._parsed()
+            self._memo.notes = self._checked(opened)
             if not may_be_kept or time.perf_counter() - began < _SLOW:
                 return opened.getReader(), False
             reader = self._memo.load() if self._memo.save(opened.getReader(), now) else None
@@ -119,6 +123,16 @@ class Readers:
         opened.setFlattenedResolutions(False)
         collect(self._java, opened)
         return self._open(opened)
+
+    def _checked(self, opened: Any) -> tuple[str, ...]:
+        """Return what is worth knowing of a file; raise where it would be read wrongly."""
+        reader = opened.getReader()
+        name = str(reader.getClass().getSimpleName())
+        try:
+            return _java_damage.check(self._path, name, reader, self._java.started.version)
+        except BaseException:
+            _close(opened)
+            raise
 
     def _another(self) -> Any:
         with _opening:

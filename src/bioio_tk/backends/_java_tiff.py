@@ -23,8 +23,9 @@ _SIZES = dict(
     zip(range(1, 19), (1, 1, 2, 4, 8, 1, 1, 2, 4, 8, 4, 8, 4, 1, 1, 8, 8, 8), strict=True)
 )
 _NUMBERS = {1: "u1", 3: "u2", 4: "u4", 13: "u4", 16: "u8", 17: "i8", 18: "u8"}
-_MOST = 20_000
-"""Directories whose strips are looked at; of more, only the chain of them."""
+_MOST, _LAST = 1000, 100
+"""Directories at the begin and the end whose strips are looked at; of others, only the chain."""
+_WHAT = "a directory of its images"
 _WIDTH, _HEIGHT, _BITS, _COMPRESSION, _DESCRIPTION = 256, 257, 258, 259, 270
 _STRIPS, _SAMPLES, _COUNTS = 273, 277, 279
 _TILES, _TILE_COUNTS, _SUB, _FORMAT = 324, 325, 330, 339
@@ -64,39 +65,52 @@ def check(file: Bytes, version: str) -> None:
     """Raise where a directory or a strip lies beyond the end of the file."""
     head = file.all(0, 8, "the header")
     form = _Form("<" if head[:1] == b"I" else ">", head[2:4] in (b"+\0", b"\0+"))
-    at = form.number(file.all(8, 8, "the header") if form.big else head[4:8])
-    seen: set[int] = set()
+    first = form.number(file.all(8, 8, "the header") if form.big else head[4:8])
+    chain = _chain(file, form, first)
     lsm = False
-    while at:
-        if at in seen:
-            raise file.damaged("its directories form a loop")
-        seen.add(at)
+    for number, at in enumerate(chain):
+        if _MOST <= number < len(chain) - _LAST:
+            continue
         page = _page(file, form, at)
         lsm |= _LSM in page.tags
         if file.size >= _WRAP and (_NDPI in page.tags or lsm):
             return
-        if len(seen) == 1:
+        if number == 0:
             _check_size(file, form, page)
-        if len(seen) <= _MOST:
-            _check_pixels(file, form, page, version)
-            _check_page(file, form, page, lsm=lsm)
-            for sub in _values(file, form, page, _SUB).tolist():
-                if sub and sub not in seen:
-                    seen.add(sub)
-                    _check_page(file, form, _page(file, form, sub), lsm=False)
-        at = page.next
+        _check_pixels(file, form, page, version)
+        _check_page(file, form, page, lsm=lsm)
+        for sub in _values(file, form, page, _SUB).tolist():
+            if sub:
+                _check_page(file, form, _page(file, form, sub), lsm=False)
+
+
+def _chain(file: Bytes, form: _Form, first: int) -> list[int]:
+    """Return where the directories lie, in their order."""
+    found: dict[int, None] = {}
+    wide, size = (8 if form.big else 2), form.entry.itemsize
+    at = first
+    while at:
+        if at in found:
+            raise file.damaged("its directories form a loop")
+        found[at] = None
+        count = form.number(file.all(at, wide, _WHAT))
+        rest = wide + count * size
+        file.need(at, rest, _WHAT)
+        at = form.number(file.some(at + rest, 8 if form.big else 4))
+        if len(found) == 1 and file.size >= _WRAP and not form.big:
+            break  # NDPI and LSM of that size have offsets of their own
+    return list(found)
 
 
 def _page(file: Bytes, form: _Form, at: int) -> Page:
-    what = "a directory of its images"
     wide = 8 if form.big else 2
     size = form.entry.itemsize
     first = file.some(at, 4096)
     if len(first) < wide:
-        raise file.damaged(f"{what} lies at byte {at}, beyond its end at {file.size}")
+        raise file.damaged(f"{_WHAT} lies at byte {at}, beyond its end at {file.size}")
     count = form.number(first[:wide])
     length = wide + count * size
-    file.need(at, length, what)
+    file.need(at, length, _WHAT)
     if length + 8 > len(first):
         first = file.some(at, length + 8)
     rows = np.frombuffer(first, form.entry, count, wide)

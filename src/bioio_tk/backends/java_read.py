@@ -8,7 +8,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from bioio_tk.backends import _java_damage
 from bioio_tk.backends._java_errors import translated
 from bioio_tk.backends._java_geometry import (
     Layout,
@@ -18,7 +17,6 @@ from bioio_tk.backends._java_geometry import (
     spec_of,
 )
 from bioio_tk.backends._java_readers import Readers
-from bioio_tk.backends._java_vm import java
 from bioio_tk.backends.base import DEFAULTS, Caps, OpenOptions
 from bioio_tk.core.spec import ImageSpec, Level
 from bioio_tk.errors import UnsupportedError
@@ -54,9 +52,7 @@ class BioFormatsSource:
             with translated(self._where), self._readers.borrow() as reader:
                 count = int(reader.java.getSeriesCount())
                 self.format = str(reader.java.getFormat())
-                self.notes: tuple[str, ...] = _java_damage.check(
-                    location, self._readers.name, reader.java, java().started.version
-                )
+            self.notes = self._readers.notes
             self._images = _Images(self, count)
             self.images: Sequence[ImageSpec] = self._images
         except BaseException:
@@ -165,8 +161,9 @@ class _Images(Sequence[ImageSpec]):
         with translated(source._where), self._lock, source._readers.borrow() as reader:
             if number not in self._found:
                 java = reader.at(number, 0)
+                name = source._readers.name
                 layouts = tuple(
-                    layout_of(reader.at(number, n)) for n in range(java.getResolutionCount())
+                    layout_of(reader.at(number, n), name) for n in range(java.getResolutionCount())
                 )
                 self._found[number] = (
                     spec_of(source._readers.metadata.image(number), layouts),
