@@ -482,7 +482,7 @@ def test_a_forked_child_gets_an_error_at_once_and_ends(image):
             sys.stdout.flush()
             sys.exit(said)
         _, status = os.waitpid(pid, 0)
-        print(os.waitstatus_to_exitcode(status))
+        print(os.waitstatus_to_exitcode(status), flush=True)
     stop = True
     for thread in threads: thread.join()
     """

@@ -17,6 +17,7 @@ import pytest
 import tifffile
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from xsdata.exceptions import ParserError
 
 from bioio_tk.core.spec import Channel, ImageSpec, Level, PhysicalSize
 from bioio_tk.errors import FormatError, SpecError
@@ -791,6 +792,22 @@ def test_metadata_that_is_not_valid_is_made_valid(good: str, bad: str) -> None:
     root = valid(document([spec((40, 50, 2, 2, 1)), spec()], metadata=xml))
     assert root.find(f".//{NS}Rectangle") is not None or "wide" in bad
     assert isinstance(to_ome(xml), ome_types.OME)
+
+
+def test_what_the_parser_takes_for_an_element_of_ome_is_left_out(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Which classes it knows depends on what was read before in the process."""
+    strict = ome_types.from_xml
+
+    def knowing(document: bytes, **given: Any) -> ome_types.OME:
+        if not given:
+            raise ParserError("Unknown property Channel:Pixels")
+        return strict(document, **given)
+
+    monkeypatch.setattr(ome_types, "from_xml", knowing)
+    found = to_ome(RICH)
+    assert [len(image.pixels.channels) for image in found.images] == [2, 1]
 
 
 def test_references_follow_an_id_that_had_to_change() -> None:

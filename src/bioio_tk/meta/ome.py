@@ -502,7 +502,17 @@ def to_ome(xml: str | bytes) -> OME:
             )
     repair.make_valid(root)
     # Bytes, because ome_types takes a str for the name of a file if there is one.
-    return ome_types.from_xml(repair.serialise(root).encode())
+    document = repair.serialise(root).encode()
+    from xsdata.exceptions import ParserError
+    from xsdata.formats.dataclass.parsers.config import ParserConfig
+
+    try:
+        return ome_types.from_xml(document)
+    except ParserError:
+        # In an annotation anything may stand. Where its elements are called like OME's they are
+        # parsed as such, once the class is known; what does not fit is left out then.
+        lenient = ParserConfig(fail_on_unknown_properties=False)
+        return ome_types.from_xml(document, parser_kwargs={"config": lenient})
 
 
 def single(xml: str | bytes, number: int) -> str:
