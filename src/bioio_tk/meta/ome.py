@@ -505,14 +505,17 @@ def to_ome(xml: str | bytes) -> OME:
     document = repair.serialise(root).encode()
     from xsdata.exceptions import ParserError
     from xsdata.formats.dataclass.parsers.config import ParserConfig
+    from xsdata_pydantic_basemodel.bindings import XmlContext
 
+    # In an annotation anything may stand, and what is called like a class is made one: of all
+    # classes of the process, unless those of OME are asked for.
+    context = XmlContext()
+    context.models_package = "ome_types"
     try:
-        return ome_types.from_xml(document)
-    except ParserError:
-        # In an annotation anything may stand. Where its elements are called like OME's they are
-        # parsed as such, once the class is known; what does not fit is left out then.
+        return ome_types.from_xml(document, parser_kwargs={"context": context})
+    except ParserError:  # called like one of OME, but it does not fit: that is left out
         lenient = ParserConfig(fail_on_unknown_properties=False)
-        return ome_types.from_xml(document, parser_kwargs={"config": lenient})
+        return ome_types.from_xml(document, parser_kwargs={"context": context, "config": lenient})
 
 
 def single(xml: str | bytes, number: int) -> str:
