@@ -592,3 +592,22 @@ def test_a_broken_document_is_no_noise():
         print(type(exc).__name__)
     """
     assert run(code, "").endswith("SAXParseException")
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="Linux alone keeps to the limit")
+def test_too_little_memory_for_java_is_an_error_and_python_goes_on(image):
+    code = """
+    import resource
+    resource.setrlimit(resource.RLIMIT_AS, (2 << 30, 2 << 30))
+    from bioio_tk.errors import BackendError
+    for _ in range(2):
+        try:
+            opened()
+        except BackendError as exc:
+            print(str(exc).split(":")[0])
+    with BioReader(PATH, backend="python") as br:
+        right(br[:, :, 0])
+    print("goes on")
+    """
+    said = run(code, image).splitlines()
+    assert said == ["Java does not start with these options"] * 2 + ["goes on"]

@@ -252,7 +252,7 @@ def _launch(machine: Jvm, jar: Jar, heap_mb: int | None, options: tuple[str, ...
 
     asked = tuple(shlex.split(os.environ.get("BIOIO_TK_JAVA_OPTIONS", ""))) + options
     flags = _flags(machine, jar, heap_mb, asked)
-    if asked or heap_mb is not None or "BIOIO_TK_JAVA_HEAP_MB" in os.environ:
+    if asked or heap_mb is not None or "BIOIO_TK_JAVA_HEAP_MB" in os.environ or _is_limited():
         # a wrong option is found by a Java of its own: here it would be the end of every attempt
         reason = _refusal(machine, flags)
         if reason is not None:
@@ -296,6 +296,15 @@ def _flags(machine: Jvm, jar: Jar, heap_mb: int | None, asked: tuple[str, ...]) 
         name = "AOTCache" if archive.suffix == ".aot" else "SharedArchiveFile"
         flags.append(f"-XX:{name}={archive}")
     return [*flags, *asked]
+
+
+def _is_limited() -> bool:
+    """Return whether the memory of this process is: Java that gets too little ends the process."""
+    if sys.platform == "win32":
+        return False
+    import resource
+
+    return resource.getrlimit(resource.RLIMIT_AS)[0] != resource.RLIM_INFINITY
 
 
 _ARCHIVE = re.compile("-XX:.*(Archive|AOT|Shared)|-Xshare")
