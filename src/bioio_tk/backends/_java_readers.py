@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from bioio_tk.backends._java_vm import Java
 
-_SLOW = 0.5
+_SLOW = 0.3
 """Seconds of parsing from which the result is worth keeping: loading the first memo of a process
 takes 0.1, and the first file that is parsed loads code as well."""
 
