@@ -92,33 +92,7 @@ def start(
     heap_mb: int | None = None,
     options: Sequence[str] = (),
 ) -> Started:
-    """Start Java now; without this it starts when a file first needs it.
-
-    Parameters
-    ----------
-    jvm : str or Path, optional
-        The Java to use: its folder (what JAVA_HOME means) or its library.
-    jar : str or Path, optional
-        The jar with Bio-Formats.
-    heap_mb : int, optional
-        Memory for Java, in MiB.
-    options : sequence of str
-        More options of the ``java`` command, after those in BIOIO_TK_JAVA_OPTIONS.
-
-    Returns
-    -------
-    Started
-        What runs now, also where it ran before.
-
-    Raises
-    ------
-    BackendMissingError
-        There is no Java or no Bio-Formats; the text says what to do.
-    BackendError
-        Java does not start; or this process was forked from one where it ran.
-    SpecError
-        It runs already, with something else than is asked for.
-    """
+    """Start Java now, as `bioio_tk.start` says; without this a file that needs it does."""
     check_fork()
     wanted = _checked(options)
     with _state.lock:
