@@ -23,7 +23,7 @@ from bioio_tk import BioReader, BioWriter, convert
 from bioio_tk.api import convert_series, recover
 from bioio_tk.backends.base import Caps
 from bioio_tk.core.spec import ImageSpec, Level
-from bioio_tk.engine.copy import copy, cut, pieces, windows
+from bioio_tk.engine.copy import View, copy, cut, pieces, windows
 from bioio_tk.errors import (
     DamagedFileError,
     PixelTypeError,
@@ -421,7 +421,7 @@ def test_each_source_tile_is_read_once_and_each_pixel_put_once(shape, stored, ti
         if thin:
             patch.setattr("bioio_tk.engine.copy._WIDEST", 1000)
             patch.setattr("bioio_tk.engine.copy._LARGE", 500)
-        copy(source, 0, 0, put, target, workers=workers)
+        copy(View.whole(source, 0, 0), put, target, workers=workers)
     np.testing.assert_array_equal(out, source.array)
     assert (count == 1).all()
     assert set(source.reads.values()) == {1}

@@ -96,7 +96,7 @@ class Broken(Store):
         self.read[at] += 1
         if at.key[:3] == (1, 1, 0):
             raise OSError("disk gone")
-        time.sleep(0.003)
+        time.sleep(0.003 if at.key[0] < 8 else 0.02)  # time for the thread that fails to have a CPU
         return super().read_tile(at)
 
 
@@ -522,14 +522,16 @@ class Fails(Store):
 
     def __init__(self, step, key, **more):
         super().__init__(**more)
-        self._step, self._key, self.failed = step, key, False
+        self._step, self._key, self.failed = step, key, threading.Event()
 
     def _maybe(self, step, at):
         if step == self._step and at == self._key:
-            self.failed = True
+            self.failed.set()
             raise OSError(f"{step} failed")
-        if self.failed:
+        if self.failed.is_set():
             time.sleep(0.01)  # time enough for the others to hear of it
+        elif at.key[0] >= 8:
+            self.failed.wait(0.05)  # the thread that fails may not have had a CPU yet
 
     def encode_tile(self, at, tile):
         self._maybe("encode", at)

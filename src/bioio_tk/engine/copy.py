@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from itertools import product
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
-from bioio_tk.core.index import select
+from bioio_tk.core.index import Selection
 from bioio_tk.engine.pool import run
 from bioio_tk.engine.read import read, settle
 
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
     from bioio_tk.backends.base import Source
     from bioio_tk.core.region import Shape5, Slices5
+    from bioio_tk.core.tiling import Span
 
 Progress: TypeAlias = Callable[[int, int], object]
 """Called with (bytes done, bytes in all)."""
@@ -47,23 +48,83 @@ class Split(NamedTuple):
     workers: int
 
 
+class View(NamedTuple):
+    """What is copied: an image, or what is picked of it.
+
+    Attributes
+    ----------
+    source : Source
+        The open file.
+    image, level : int
+        Which of its images and resolutions.
+    picks : tuple of 5 range or integer array
+        Positions along Y, X, Z, C, T, in the order wanted; ranges may descend.
+    """
+
+    source: Source
+    image: int
+    level: int
+    picks: tuple[Span, Span, Span, Span, Span]
+
+    @classmethod
+    def whole(cls, source: Source, image: int, level: int) -> View:
+        """Return all of a level."""
+        shape = source.images[image].levels[level].shape
+        return cls(source, image, level, tuple(map(range, shape)))  # type: ignore[arg-type]
+
+    @property
+    def shape(self) -> Shape5:
+        """Size along Y, X, Z, C, T."""
+        return tuple(map(len, self.picks))  # type: ignore[return-value]
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of its pixels."""
+        return math.prod(self.shape) * self.source.images[self.image].dtype.itemsize
+
+    def read(self, box: Slices5, workers: int) -> NDArray[Any]:
+        """Return the pixels of a box of the view, shaped (y, x, z, c, t)."""
+        spans, flips = [], []
+        for axis, (pick, part) in enumerate(zip(self.picks, box, strict=True)):
+            span = pick[part]
+            if isinstance(span, range) and span.step < 0:
+                span = span[::-1]
+                flips.append(axis)
+            spans.append(span)
+        selection = Selection(tuple(spans), tuple(flips), ())  # type: ignore[arg-type]
+        return read(self.source, self.image, self.level, selection, workers=workers)
+
+    def stored(self) -> Shape5:
+        """Return how many positions of the view lie in one tile of the file, along each axis."""
+        tile = self.source.images[self.image].levels[self.level].tile
+        return tuple(map(_positions_in, self.picks, tile))  # type: ignore[return-value]
+
+    def offset(self) -> Shape5:
+        """Return how far into a tile of the file the view begins, along each axis."""
+        tile = self.source.images[self.image].levels[self.level].tile
+        return tuple(  # type: ignore[return-value]
+            p.start % n if isinstance(p, range) and p.step == 1 and len(p) else 0
+            for p, n in zip(self.picks, tile, strict=True)
+        )
+
+
 def copy(
-    source: Source,
-    image: int,
-    level: int,
+    view: View,
     put: Callable[[Slices5, NDArray[Any]], object],
     tile: Shape5,
     *,
     workers: int,
     progress: Progress | None = None,
+    memory: int | None = None,
+    window: Shape5 | None = None,
+    skip: Callable[[Slices5], bool] | None = None,
+    done: Callable[[Slices5, NDArray[Any]], object] | None = None,
 ) -> None:
-    """Hand all pixels of a level to `put`, in pieces that fit the tiles of the target.
+    """Hand all pixels of a view to `put`, in pieces that fit the tiles of the target.
 
     Parameters
     ----------
-    source : Source
-        The open file.
-    image, level : int
+    view : View
         What to copy.
     put : callable
         Takes a box and its pixels (y, x, z, c, t); called from several threads at once.
@@ -75,23 +136,25 @@ def copy(
         Called as ``progress(done, total)`` in bytes after each window, from the thread that has
         finished it, one call at a time; `done` grows, and the last call has ``done == total``.
         What it raises ends the copy.
+    memory : int, optional
+        Bytes of pixels in flight, all windows together; more only where one window needs it.
+    window : Shape5, optional
+        Size of the windows, as `Split.window`; by default they are chosen to fit both sides.
+    skip : callable, optional
+        Takes the box of a window; True where it need not be copied.
+    done : callable, optional
+        Takes the box and the pixels of a window that `put` has taken, from any thread.
     """
-    settle(source, image, level)
-    spec = source.images[image]
-    shape = spec.levels[level].shape
-    itemsize = spec.dtype.itemsize
-    split = cut(
-        shape,
-        spec.levels[level].tile,
-        tile,
-        itemsize,
-        workers=workers if source.caps.parallel_read else 1,
-        parts=cheap_parts(source, image, level),
-    )
-    tally = _Tally(math.prod(shape) * itemsize, progress)
+    settle(view.source, view.image, view.level)
+    split = split_of(view, tile, workers=workers, memory=memory, window=window)
+    tally = _Tally(view.nbytes, progress)
+    itemsize = view.source.images[view.image].dtype.itemsize
 
     def move(box: Slices5) -> None:
-        pixels = read(source, image, level, select(box, shape), workers=split.workers)
+        if skip is not None and skip(box):
+            tally.add(math.prod(s.stop - s.start for s in box) * itemsize)
+            return
+        pixels = view.read(box, split.workers)
 
         def hand_over(part: Slices5) -> None:
             inside = tuple(
@@ -100,9 +163,37 @@ def copy(
             put(part, pixels[inside])
 
         run(hand_over, pieces(box, tile), split.workers)
+        if done is not None:
+            done(box, pixels)
         tally.add(pixels.nbytes)
 
-    run(move, windows(shape, split.window), split.at_once)
+    run(move, windows(view.shape, split.window, view.offset()), split.at_once)
+
+
+def split_of(
+    view: View,
+    tile: Shape5,
+    *,
+    workers: int,
+    memory: int | None = None,
+    window: Shape5 | None = None,
+) -> Split:
+    """Return how a view is cut for copying to tiles of size `tile`, see `copy`."""
+    caps, itemsize = view.source.caps, view.source.images[view.image].dtype.itemsize
+    workers = workers if caps.parallel_read else 1
+    if window is not None:
+        room = math.prod(window) * itemsize
+        at_once = max(1, min(workers, (_BUDGET if memory is None else memory) // max(1, room)))
+        return Split(window, at_once, -(-workers // at_once))
+    return cut(
+        view.shape,
+        view.stored(),
+        tile,
+        itemsize,
+        workers=workers,
+        parts=cheap_parts(view.source, view.image, view.level),
+        memory=memory,
+    )
 
 
 def cut(
@@ -113,6 +204,7 @@ def cut(
     *,
     workers: int,
     parts: bool = False,
+    memory: int | None = None,
 ) -> Split:
     """Choose windows that hold whole tiles of the source and, where that fits, of the target.
 
@@ -128,8 +220,13 @@ def cut(
         Threads in all.
     parts : bool
         A part of a source tile costs no more than that part: its tiles need no regard.
+    memory : int, optional
+        Bytes of pixels in flight, where they are bounded more tightly than usual.
     """
     budget = max(_BUDGET, 2 * workers * math.prod(tile) * itemsize)
+    widest = _WIDEST
+    if memory is not None:
+        budget, widest = memory, min(widest, memory)
     height, width, *_ = shape
     if parts:
         y, x = min(tile[0], height), min(tile[1], width)
@@ -149,26 +246,37 @@ def cut(
             x = min(2 * x, width)
         else:
             y = min(2 * y, height)
-    if y * x * sample > _WIDEST:
+    if y * x * sample > widest:
         rows = 1 if parts else min(stored[0], height)
         y = min(height, rows * max(1, _LARGE // (rows * x * sample)))
     at_once = max(1, min(workers, budget // (y * x * sample)))
     return Split((y, x, z, c, t), at_once, -(-workers // at_once))
 
 
-def windows(shape: Shape5, window: Shape5) -> Iterator[Slices5]:
+def windows(shape: Shape5, window: Shape5, offset: Shape5 = (0, 0, 0, 0, 0)) -> Iterator[Slices5]:
     """Yield the windows of an image plane by plane, T outermost.
 
     In a plane they follow a Z-order curve: neighbours in both directions come soon after each
     other, so that tiles of the smaller levels fill up one after the other and few are waiting.
+    The first window of an axis is shorter by `offset`: an image that begins inside a tile of the
+    file is cut where the tiles of the file are.
     """
-    counts = [-(-n // w) for n, w in zip(shape, window, strict=True)]
-    for t, c, z in product(*(range(counts[axis]) for axis in (4, 3, 2))):
-        for y, x in _z_order(counts[0], counts[1]):
-            yield tuple(  # type: ignore[misc]
-                slice(k * w, min((k + 1) * w, n))
-                for k, w, n in zip((y, x, z, c, t), window, shape, strict=True)
-            )
+    ys, xs, zs, cs, ts = (
+        _spans(n, w, before % w) for n, w, before in zip(shape, window, offset, strict=True)
+    )
+    for t, c, z in product(ts, cs, zs):
+        for y, x in _z_order(len(ys), len(xs)):
+            yield (ys[y], xs[x], z, c, t)
+
+
+def _spans(size: int, length: int, before: int) -> list[slice]:
+    """Return the parts of an axis that windows cut it into.
+
+    >>> _spans(10, 4, 1)
+    [slice(0, 3, None), slice(3, 7, None), slice(7, 10, None)]
+    """
+    starts = range(-before, size, length)
+    return [slice(max(0, k), min(k + length, size)) for k in starts]
 
 
 def pieces(box: Slices5, tile: Shape5) -> Iterator[Slices5]:
@@ -199,6 +307,15 @@ class _Tally:
             self._done += count
             if self._progress is not None:
                 self._progress(self._done, self._total)
+
+
+def _positions_in(pick: Span, tile: int) -> int:
+    """Return how many picked positions lie in one tile of the file."""
+    if not len(pick):
+        return 1
+    if not isinstance(pick, range):
+        return min(tile, len(pick))
+    return max(1, min(tile // abs(pick.step), len(pick))) if abs(pick.step) > 1 else tile
 
 
 def _common(stored: int, tile: int, size: int) -> int:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from bioio_tk.backends import registry
 from bioio_tk.core.location import Location, Url, locate
-from bioio_tk.engine.copy import copy
+from bioio_tk.engine.copy import View, copy
 from bioio_tk.engine.pool import check_workers
 from bioio_tk.errors import SpecError, TargetExistsError, UnsupportedError
 from bioio_tk.reader import BioReader, check_path
@@ -667,9 +667,8 @@ def _pump(reader: BioReader, writer: BioWriter, workers: int, progress: Progress
     spec = writer._spec()  # noqa: SLF001
     try:
         copy(
-            reader._source,  # noqa: SLF001 (the engine works on tiles, which have no public door)
-            reader.series,
-            reader.level,
+            # the engine works on tiles, which have no public door
+            View.whole(reader._source, reader.series, reader.level),  # noqa: SLF001
             writer.__setitem__,
             spec.levels[0].tile,
             workers=workers,

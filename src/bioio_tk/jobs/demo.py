@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from bioio_tk.engine.copy import copy
+from bioio_tk.engine.copy import View, copy
 from bioio_tk.engine.pool import check_workers, ordered
 from bioio_tk.errors import DamagedFileError
 from bioio_tk.jobs.cells import CHANNELS, UM_PER_PIXEL, Cells
@@ -113,9 +113,7 @@ def verify(
                 raise DamagedFileError(f"the copy differs from its source in {box}")
 
         copy(
-            before._source,  # noqa: SLF001 (the engine works on tiles)
-            0,
-            0,
+            View.whole(before._source, 0, 0),  # noqa: SLF001 (the engine works on tiles)
             compare,
             after.tile_shape,
             workers=workers,

@@ -19,6 +19,7 @@ from bioio_tk.core.index import select
 from bioio_tk.core.region import AXES
 from bioio_tk.core.spec import at_level
 from bioio_tk.draft import ALIASES, PROPERTIES
+from bioio_tk.engine.copy import View
 from bioio_tk.engine.copy import copy as copy_pixels
 from bioio_tk.errors import BioIOError, FormatError, SpecError, UnknownFormatError
 
@@ -320,7 +321,8 @@ class BioWriter(BioBase, writer.BioWriter):
             self._tiles.write(select(box, tuple(shape)).spans, pixels)
 
         tile = self._spec().levels[0].tile
-        copy_pixels(former._source, 0, 0, put, tile, workers=self._workers)  # noqa: SLF001
+        view = View.whole(former._source, 0, 0)  # noqa: SLF001
+        copy_pixels(view, put, tile, workers=self._workers)
 
     # ------------------------------------------------------------------ pixels
 
