@@ -9,11 +9,15 @@ import numpy as np
 
 from bioio_tk.core.index import is_list, select
 from bioio_tk.core.region import AXES
+from bioio_tk.core.spec import picked
+from bioio_tk.engine.copy import View
 from bioio_tk.errors import BackendMissingError, RegionError, SpecError
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
+    from bioio_tk.core.spec import ImageSpec
+    from bioio_tk.core.tiling import Span
     from bioio_tk.reader import BioReader
 
 _FULL = (slice(None),) * 5
@@ -160,6 +164,30 @@ class LazyArray:
                 "to_xarray() needs the package 'xarray': pip install 'bioio-tk[dask]'"
             ) from exc
         return xarray.DataArray(self.to_dask(), dims=tuple(self.dims), name=self._reader.name)
+
+    @property
+    def reader(self) -> BioReader:
+        """The open image it is a view of."""
+        return self._reader
+
+    @property
+    def picks(self) -> tuple[Span, Span, Span, Span, Span]:
+        """Positions picked along Y, X, Z, C, T; of an axis that was dropped, the one."""
+        by_axis = dict(zip(self._dims, self._picks, strict=True))
+        spans = (by_axis[axis] for axis in AXES)
+        return tuple(  # type: ignore[return-value]
+            range(p, p + 1) if isinstance(p, int) else p for p in spans
+        )
+
+    @property
+    def spec(self) -> ImageSpec:
+        """What is known of the image, as it is seen through the selection."""
+        return picked(self._reader._spec(), self.picks)  # noqa: SLF001
+
+    def view(self) -> View:
+        """Return what the engine copies."""
+        reader = self._reader
+        return View(reader._source, reader.series, reader.level, self.picks)  # noqa: SLF001
 
     def __repr__(self) -> str:
         return f"<LazyArray {self.dims} {self.shape} {self.dtype.name}>"

@@ -10,7 +10,8 @@ from typing import NamedTuple, TypeAlias
 import numpy as np
 
 from bioio_tk.core.region import Shape5
-from bioio_tk.core.tiling import TileGrid, TileKey
+from bioio_tk.core.tiling import Span, TileGrid, TileKey
+from bioio_tk.core.units import convert_length
 
 Quantity: TypeAlias = tuple[float, str]
 """A value and its unit, the unit as OME writes it: ``(0.5, "µm")``."""
@@ -109,6 +110,74 @@ def at_level(spec: ImageSpec, level: int) -> ImageSpec:
     size = spec.physical_size
     sizes = PhysicalSize(grow(size.x, x), grow(size.y, y), grow(size.z, z))
     return replace(spec, levels=spec.levels[level:], physical_size=sizes)
+
+
+def picked(spec: ImageSpec, picks: tuple[Span, Span, Span, Span, Span]) -> ImageSpec:
+    """Return `spec` as seen through a selection: pixel sizes, origin and channels follow it.
+
+    Every second plane are twice as far apart, a crop begins further in, and only the channels
+    that are left keep their names and colours. Where the steps differ, the distance is unknown.
+
+    Parameters
+    ----------
+    spec : ImageSpec
+        The whole image; only its full resolution counts.
+    picks : tuple of 5 range or integer array
+        Positions along Y, X, Z, C, T.
+    """
+    y, x, z, c, t = picks
+    size, origin = spec.physical_size, spec.position
+    along = {"x": (x, size.x, origin.x), "y": (y, size.y, origin.y), "z": (z, size.z, origin.z)}
+    samples = spec.samples if _whole_pixels(c, spec.samples) else 1
+    levels = spec.levels[0]
+    shape: Shape5 = (len(y), len(x), len(z), len(c), len(t))
+    return replace(
+        spec,
+        levels=(Level(shape, levels.tile),),
+        channels=tuple(spec.channels[int(k)] for k in c) if spec.channels else (),
+        samples=samples,
+        physical_size=PhysicalSize(**{a: stepped(q, p) for a, (p, q, _) in along.items()}),
+        position=PhysicalSize(**{a: _moved(o, q, p) for a, (p, q, o) in along.items()}),
+        time_increment=stepped(spec.time_increment, t),
+    )
+
+
+def stepped(size: Quantity | None, pick: Span) -> Quantity | None:
+    """Return the distance of picked positions; None where it is not everywhere the same.
+
+    >>> stepped((0.5, "µm"), range(0, 10, 2)), stepped((0.5, "µm"), np.array([0, 1, 5]))
+    ((1.0, 'µm'), None)
+    """
+    if size is None or len(pick) < 2:
+        return size
+    steps = np.unique(np.diff(np.asarray(pick)))
+    if len(steps) > 1 or steps[0] == 0:
+        return None
+    return (size[0] * abs(int(steps[0])), size[1])
+
+
+def _moved(origin: Quantity | None, size: Quantity | None, pick: Span) -> Quantity | None:
+    first = int(pick[0]) if len(pick) else 0
+    if not first or size is None:
+        return origin
+    if origin is None:
+        return (first * size[0], size[1])
+    step = size[0]
+    if origin[1] != size[1]:
+        try:
+            step = convert_length(step, size[1], origin[1])
+        except ValueError:
+            return None
+    return (origin[0] + first * step, origin[1])
+
+
+def _whole_pixels(pick: Span, samples: int) -> bool:
+    """Return whether picked channels are whole pixels of several samples."""
+    groups = np.asarray(pick)
+    if samples == 1 or len(groups) % samples:
+        return samples == 1
+    groups = groups.reshape(-1, samples)
+    return bool((groups == groups[:, :1] // samples * samples + np.arange(samples)).all())
 
 
 def _zoom(sizes: list[int]) -> float:

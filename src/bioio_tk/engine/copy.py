@@ -108,7 +108,7 @@ class View(NamedTuple):
         )
 
 
-def copy(
+def copy(  # noqa: PLR0913 (who copies decides on all of it)
     view: View,
     put: Callable[[Slices5, NDArray[Any]], object],
     tile: Shape5,
