@@ -66,7 +66,21 @@ class SpecError(BioIOError, ValueError):
 
 
 class PixelTypeError(SpecError, TypeError):
-    """Pixels of another type than the image's were given."""
+    """Pixels of another type than the image's were given.
+
+    Attributes
+    ----------
+    place : tuple of int or None
+        Where in what was given the value is that does not fit; it stands in the text, too.
+    """
+
+    place: tuple[int, ...] | None = None
+
+    def moved(self, place: tuple[int, ...]) -> PixelTypeError:
+        """Return the same error for a value that is at `place` in the image."""
+        error = PixelTypeError(str(self).replace(f" at {self.place} ", f" at {place} ", 1))
+        error.place = place
+        return error
 
 
 class ReadOnlyError(BioIOError, AttributeError):

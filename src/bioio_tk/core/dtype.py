@@ -212,10 +212,12 @@ def _exact(array: NDArray[Any], dtype: DType) -> NDArray[Any]:
     if bad.any():
         first = np.unravel_index(int(np.argmax(bad)), bad.shape)
         where = tuple(int(i) for i in first)
-        raise PixelTypeError(
+        error = PixelTypeError(
             f"the value {array[where].item()!r} at {where} does not fit {dtype} exactly: "
             "pass cast='clip', 'scale' or 'wrap', or choose a wider type"
         )
+        error.place = where
+        raise error
     return result
 
 

@@ -77,3 +77,8 @@ def locate(where: Any) -> Location:
     if isinstance(where, (str, os.PathLike)) and str(where):
         return Path(where).expanduser()
     raise SpecError(f"{where!r:.80} is no path: give a str, a pathlib.Path or a URL")
+
+
+def absolute(place: Location) -> Location:
+    """Return where something lies whatever the working folder is, for another process."""
+    return place if isinstance(place, Url) else place.absolute()

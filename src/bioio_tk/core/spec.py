@@ -128,13 +128,16 @@ def picked(spec: ImageSpec, picks: tuple[Span, Span, Span, Span, Span]) -> Image
     y, x, z, c, t = picks
     size, origin = spec.physical_size, spec.position
     along = {"x": (x, size.x, origin.x), "y": (y, size.y, origin.y), "z": (z, size.z, origin.z)}
+    channels = tuple(spec.channels[int(k)] for k in c) if spec.channels else ()
     samples = spec.samples if _whole_pixels(c, spec.samples) else 1
+    if any(channels[n] != channels[n - n % samples] for n in range(len(channels))):
+        samples = 1  # stored like colours, but each has a name of its own
     levels = spec.levels[0]
     shape: Shape5 = (len(y), len(x), len(z), len(c), len(t))
     return replace(
         spec,
         levels=(Level(shape, levels.tile),),
-        channels=tuple(spec.channels[int(k)] for k in c) if spec.channels else (),
+        channels=channels,
         samples=samples,
         physical_size=PhysicalSize(**{a: stepped(q, p) for a, (p, q, _) in along.items()}),
         position=PhysicalSize(**{a: _moved(o, q, p) for a, (p, q, o) in along.items()}),
