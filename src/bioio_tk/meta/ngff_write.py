@@ -213,8 +213,6 @@ def _multiscale(spec: ImageSpec, axes: str, paths: Sequence[str], method: str) -
     sizes = {letter: _size(spec, letter) for letter in axes}
     units = {letter: unit for letter, (_, unit) in sizes.items()}
     moved = {letter: _position(spec, letter, units[letter]) for letter in axes}
-    for letter, (_, unit) in moved.items():  # a position may be known where no size is
-        units[letter] = units[letter] or unit
     image: dict[str, Any] = {"name": spec.name, "axes": [_axis(k, units[k]) for k in axes]}
     image["datasets"] = []
     for level, path in enumerate(paths):
@@ -269,7 +267,9 @@ def _size(spec: ImageSpec, letter: str) -> tuple[float, str | None]:
 def _position(spec: ImageSpec, letter: str, unit: str | None) -> tuple[float, str | None]:
     at = spec.position
     value, own = _quantity({"x": at.x, "y": at.y, "z": at.z}.get(letter), AXIS_KINDS[letter])
-    if unit is None or own == unit:
+    if unit is None:  # a unit here would make the scale of 1, which stands for none, a size in it
+        return 0.0, None
+    if own == unit:
         return value, own
     if own is None:  # in no unit that could be compared with that of the size
         return 0.0, None

@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 
     from ome_types import OME
 
+ORIGIN = "image origin"
+"""Name of the StageLabel that tells where the first pixel lies."""
 PIXEL_TYPE_NS = "bioio_tk/pixel-type"
 """Namespace of the annotation that tells the NumPy type of pixels OME has no name for."""
 
@@ -86,6 +88,8 @@ class OmeImage:
         As written.
     stored_dtype : str or None
         NumPy's name of the pixel type where we wrote one that OME has no name for.
+    position : PhysicalSize
+        Where the first pixel lies, where we wrote it; None along an axis where not.
     """
 
     name: str
@@ -103,6 +107,7 @@ class OmeImage:
     time_increment: Quantity | None
     tiff_data: tuple[TiffData, ...]
     stored_dtype: str | None = None
+    position: PhysicalSize = PhysicalSize()
 
 
 @dataclass(frozen=True, slots=True)
@@ -162,6 +167,7 @@ class _Found:
     old_channels: list[dict[str, str]] = field(default_factory=list)
     tiff_data: list[dict[str, str]] = field(default_factory=list)
     annotations: list[str] = field(default_factory=list)
+    origin: dict[str, str] = field(default_factory=dict)
 
 
 class _Scan:
@@ -223,6 +229,8 @@ class _Scan:
                 self._image.old_channels.append(attributes)
             elif name == "AnnotationRef":
                 self._image.annotations.append(attributes.get("ID", ""))
+            elif name == "StageLabel" and attributes.get("Name") == ORIGIN:
+                self._image.origin = attributes
         elif (
             self._annotations
             and name == "MapAnnotation"
@@ -293,7 +301,15 @@ def _image(found: _Found, index: int, scan: _Scan, notes: list[str]) -> OmeImage
         time_increment=_quantity(pixels, "TimeIncrement", "s", time_unit, where, notes),
         tiff_data=tuple(_tiff_data(d) for d in found.tiff_data),
         stored_dtype=stored[0] if stored and stored[0] in _NEAREST else None,
+        position=PhysicalSize(*(_coordinate(found.origin, axis) for axis in "XYZ")),
     )
+
+
+def _coordinate(attributes: dict[str, str], axis: str) -> Quantity | None:
+    """Return where the first pixel lies along an axis; 0 and less are places, too."""
+    value = repair.number(attributes.get(axis, ""))
+    unit = repair.unit(attributes.get(f"{axis}Unit", ""), length_unit)
+    return None if value is None or unit is None or not math.isfinite(value) else (value, unit)
 
 
 def _size(pixels: dict[str, str], axis: str, where: str, notes: list[str]) -> int:
@@ -466,6 +482,7 @@ def document(
         if not element.get("Name"):
             element.attrib.pop("Name", None)
         _set_pixels(element, spec, index, ifd if tiff else None)
+        _set_origin(element, spec.position)
         ifd += _planes(spec)
     _note_pixel_types(root, images)
     if metadata is not None:
@@ -697,6 +714,23 @@ def _set_pixels(element: ET.Element, spec: ImageSpec, index: int, ifd: int | Non
     pixels[:] = [*channels, *data, *planes]
 
 
+def _set_origin(element: ET.Element, position: PhysicalSize) -> None:
+    """Say where the first pixel lies, where no one has said where the stage was."""
+    found = element.find(_tag("StageLabel"))
+    if found is not None and found.get("Name") != ORIGIN:
+        return
+    if found is not None:
+        element.remove(found)
+    given = {axis: q for axis, q in zip("XYZ", position, strict=True) if q is not None}
+    if not any(value for value, _ in given.values()):
+        return
+    attributes = {"Name": ORIGIN}
+    for axis, (value, unit) in given.items():
+        attributes |= {axis: repr(float(value)), f"{axis}Unit": length_unit(unit)}
+    pixels = list(element).index(element.find(_tag("Pixels")))  # type: ignore[arg-type]
+    element.insert(pixels, ET.Element(_tag("StageLabel"), attributes))
+
+
 def _significant_bits(pixels: ET.Element, type_: str, spec: ImageSpec) -> int | None:
     """How many bits count: those of the source, such as a 12-bit camera's, where still true."""
     if spec.dtype.kind == "c":
@@ -754,12 +788,12 @@ def _new_channels(found: list[ET.Element], spec: ImageSpec, index: int) -> list[
             if given.name:
                 channel.set("Name", given.name)
             if given.color is not None:
-                channel.set("Color", _packed(given.color))
+                channel.set("Color", packed(given.color))
         channels.append(channel)
     return channels
 
 
-def _packed(color: tuple[int, int, int, int]) -> str:
+def packed(color: tuple[int, int, int, int]) -> str:
     """Return a colour as OME's signed 32-bit RGBA."""
     parts: Sequence[int] = color
     if len(parts) != 4 or not all(0 <= v <= 255 for v in parts):
