@@ -49,6 +49,10 @@ class RandomFile:
         """Length of the file in bytes, as it is now."""
         return os.fstat(self._fd).st_size
 
+    def fileno(self) -> int:
+        """Return the descriptor of the file."""
+        return self._fd
+
     def read(self, offset: int, count: int) -> bytes:
         """Return up to `count` bytes from `offset`; fewer only at the end of the file."""
         return pread(self._fd, count, offset)

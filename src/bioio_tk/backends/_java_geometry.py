@@ -198,7 +198,8 @@ def spec_of(image: Any | None, layouts: tuple[Layout, ...]) -> ImageSpec:
             _size(pixels.getPhysicalSizeY()),
             _size(pixels.getPhysicalSizeZ()),
         ),
-        time_increment=_quantity(pixels.getTimeIncrement()),
+        # 0 stands for no time between them, where there is one time point
+        time_increment=_size(pixels.getTimeIncrement()),
         position=_position(pixels),
     )
 

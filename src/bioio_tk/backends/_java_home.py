@@ -463,8 +463,13 @@ def memory_mb() -> int:
                 f"BIOIO_TK_JAVA_HEAP_MB is {given!r}; give a number of MiB, 64 or more: 2048"
             )
         return int(given)
-    limits = [n for n in (_physical(), _address_space(), *_cgroup_limits()) if n is not None]
-    return max(512, min(4096, min(limits, default=8 << 30) // 4 // _MIB))
+    return max(512, min(4096, (memory_limit() or 8 << 30) // 4 // _MIB))
+
+
+def memory_limit() -> int | None:
+    """Return how many bytes of memory this process may use, None where that cannot be told."""
+    limits = (_physical(), _address_space(), *_cgroup_limits())
+    return min((n for n in limits if n is not None), default=None)
 
 
 def _physical() -> int | None:

@@ -21,6 +21,8 @@ TIFF: tuple[tuple[str, str], ...] = (
 """What is read as TIFF, and its suffixes."""
 ZARR: tuple[tuple[str, str], ...] = (("OME-Zarr", "ome.zarr ozx"), ("Zarr", "zarr zarr.zip zip"))
 """What is read as Zarr, and its suffixes."""
+SUITE2P: tuple[tuple[str, str], ...] = (("Suite2p binaries", "suite2p bin"),)
+"""What is read as Suite2p, and its suffixes."""
 
 _MAGIC: tuple[tuple[int, bytes, str], ...] = (
     (0, b"ZISRAWFILE", "Zeiss CZI"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import secrets
 import shutil
 import threading
 from contextlib import contextmanager, suppress
@@ -22,6 +23,14 @@ if TYPE_CHECKING:
 
 SHARED_MARK = "processes.0-0.part"
 """A file in an unfinished image that several processes write; gone when it is finished."""
+
+MARKS = "processes."
+"""What the names of that file, and of others that say what the processes have done, begin with."""
+
+
+def part_number() -> str:
+    """Return digits that no other process has, not even one of the same number elsewhere."""
+    return f"{os.getpid()}{secrets.randbelow(10**12):012}"
 
 
 class Store(Protocol):
@@ -146,7 +155,7 @@ class FolderStore:
 
     def put(self, key: str, value: Any) -> None:
         path = self._prefix + key
-        part = f"{path}.{os.getpid()}-{threading.get_ident()}.part"
+        part = f"{path}.{part_number()}-{threading.get_ident()}.part"
         fd = self.create(part)
         try:
             view = memoryview(value).cast("B")

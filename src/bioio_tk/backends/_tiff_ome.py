@@ -371,6 +371,7 @@ def _spec(image: OmeImage, layers: tuple[Layer, ...], samples: int, channels: in
         channels=tuple(described),
         samples=samples,
         physical_size=image.physical_size,
+        position=image.position,
         time_increment=image.time_increment,
     )
 

@@ -11,8 +11,10 @@ from bioio_tk.backends._file import RandomFile
 from bioio_tk.backends._tiff_codecs import CODECS, TileCodec
 from bioio_tk.backends._tiff_ifd import Ifd, IfdReader
 from bioio_tk.backends.base import StoreOptions
+from bioio_tk.errors import DamagedFileError
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from pathlib import Path
 
     from numpy.typing import NDArray
@@ -62,6 +64,64 @@ def fill_up(path: Path) -> None:
                 file.write(*ifds.packed(page, tag.TILE_BYTE_COUNTS, counts))
     finally:
         file.close()
+
+
+def check_head(file: RandomFile, layout: tag.Layout) -> None:
+    """Raise where a file does not begin as it was laid out, but for its tables.
+
+    Raises
+    ------
+    DamagedFileError
+        It was begun otherwise, or its beginning was changed.
+    """
+    wanted = np.frombuffer(layout.header + bytes(layout.body), np.uint8).copy()
+    found = np.frombuffer(file.read(0, len(wanted)), np.uint8).copy()
+    same = len(found) == len(wanted) and file.size >= layout.size
+    if same:
+        for start, size in _fields(layout):
+            wanted[start : start + size] = found[start : start + size]
+        same = bool((wanted == found).all())
+    if not same:
+        raise DamagedFileError(
+            f"{str(file.path)!r} does not begin as the image that is to be written: another one "
+            "was begun there, or it is damaged; begin anew with overwrite=True"
+        )
+
+
+def read_tables(
+    file: RandomFile, layout: tag.Layout
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Return offset and length of every tile of a file, as its tables have them."""
+    offsets = np.zeros(layout.tiles, np.int64)
+    counts = np.zeros(layout.tiles, np.int64)
+    for table, planes in _tables(layout):
+        for plane in range(planes):
+            first = table.entry(plane, 0)
+            mine = slice(first.tile, first.tile + table.tiles)
+            data = file.read(first.offset_at, table.tiles * table.width)
+            offsets[mine] = np.frombuffer(data, f"<u{table.width}")
+            counts[mine] = np.frombuffer(file.read(first.count_at, 4 * table.tiles), "<u4")
+    return offsets, counts
+
+
+def _tables(layout: tag.Layout) -> Iterator[tuple[tag.Table, int]]:
+    """Yield each table and the number of planes in it."""
+    tables = [table for row in layout.tables for table in row]
+    ends = [*(table.first for table in tables[1:]), layout.tiles]
+    for table, end in zip(tables, ends, strict=True):
+        yield table, (end - table.first) // table.tiles
+
+
+def _fields(layout: tag.Layout) -> Iterator[tuple[int, int]]:
+    """Yield where in the head tables lie, of planes of so few tiles that the IFD holds them."""
+    end = len(layout.header) + len(layout.body)
+    for table, planes in _tables(layout):
+        for plane in range(planes):
+            first = table.entry(plane, 0)
+            if first.offset_at < end:
+                yield first.offset_at, table.tiles * table.width
+            if first.count_at < end:
+                yield first.count_at, table.tiles * 4
 
 
 def _levels(ifds: IfdReader) -> list[tuple[tuple[Ifd, ...], int]]:

@@ -8,7 +8,7 @@ import re
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from bioio_tk.backends._store import SHARED_MARK
+from bioio_tk.backends._store import MARKS
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -62,7 +62,7 @@ def foreign(folder: Path, *, begun: bool = False, depth: int = 0) -> Path | None
 def remove_parts(folder: Path) -> None:
     """Remove what processes that were killed had not yet put into place."""
     for path in _files(folder):
-        if _PART.fullmatch(path.name) and path.name != SHARED_MARK:
+        if _PART.fullmatch(path.name) and not path.name.startswith(MARKS):
             path.unlink()
 
 

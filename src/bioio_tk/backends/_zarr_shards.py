@@ -17,13 +17,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from bioio_tk.backends._file import RandomFile
-from bioio_tk.backends._store import FolderStore
+from bioio_tk.backends._store import FolderStore, part_number
 from bioio_tk.backends._zarr_array import EMPTY, Index, ZarrArray, parse_table, size_of
 from bioio_tk.backends._zarr_codecs import Bytes, crc32c, scratch
+from bioio_tk.backends._zarr_tree import DOCUMENTS
 from bioio_tk.errors import BioIOError, ClosedError, DamagedFileError, PixelTypeError, SpecError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
 
     from numpy.typing import NDArray
 
@@ -97,10 +98,10 @@ class _Shard:
             at = max(at, offset + length)
         self.known = self.complete = True
 
-    def take(self, count: int) -> int:
-        """Return where `count` bytes can go."""
+    def take(self, count: int, *, anew: bool = False) -> int:
+        """Return where `count` bytes can go; with `anew` none of them were taken before."""
         # bytes that a reader may still be at must not change; those who come later see the table
-        if self.readers == 0:
+        if self.readers == 0 and not anew:
             for i, (offset, length) in enumerate(self.free):
                 if length >= count:
                     self.free[i] = (offset + count, length - count)
@@ -140,6 +141,9 @@ class ChunkWriter:
     atomic : bool
         Others read or write the same store meanwhile: what has a key is always complete.
         False is faster, and for a folder that nobody else looks at yet.
+    logged : bool
+        Somebody takes down where chunks lie (see `trace`), so that others can go on with shards
+        that are not complete: what was stored stays where it is.
     """
 
     def __init__(
@@ -150,11 +154,13 @@ class ChunkWriter:
         scratch: Path | None = None,
         *,
         atomic: bool = False,
+        logged: bool = False,
     ) -> None:
         self._store = store
         self.meta = meta
         self._array = ZarrArray(store, path, meta)
         self._atomic = atomic
+        self._logged = logged
         self._folder = store if isinstance(store, FolderStore) else None
         self._scratch = scratch
         index = meta.index
@@ -299,6 +305,84 @@ class ChunkWriter:
             where = self._store.where(self._array.key(key))
             raise type(exc)(f"{where}: chunk {index} cannot be read: {exc}") from exc
 
+    def trace(self, index: Index) -> list[int] | None:
+        """Return where a chunk lies in its shard, None where it is nowhere (all is fill)."""
+        key, inner = self._place(index)
+        with self._held(key) as shard:
+            offset, length = shard.entries[inner].tolist()
+        return None if offset == EMPTY else [offset, length]
+
+    def adopt(self, chunks: Mapping[Index, Any]) -> None:
+        """Go on with what another writer, which is no more, has stored.
+
+        Parameters
+        ----------
+        chunks : mapping
+            What is known to be stored: index to what `trace` has said, or, where chunks are
+            files, to None where there is none. All else is removed, but for chunks of complete
+            shards.
+        """
+        assert self._folder is not None
+        if self.meta.index is None:
+            known = {
+                self._folder.where(self._array.key(index))
+                for index, what in chunks.items()
+                if what is not None
+            }
+            self._remove_files(known)
+            return
+        shards: dict[Index, dict[int, Any]] = {}
+        for index, what in chunks.items():
+            key, inner = self._place(index)
+            shards.setdefault(key, {})[inner] = what
+        kept = {
+            self._folder.where(self._array.key(key))
+            for key in self._shard_keys()
+            if self._adopt_shard(key, shards.get(key, {}))
+        }
+        self._remove_files(kept)
+
+    def _adopt_shard(self, key: Index, chunks: dict[int, Any]) -> bool:
+        """Take over a shard; return whether there is a file of it to keep."""
+        path = Path(self._store.where(self._array.key(key)))
+        size = path.stat().st_size if path.exists() else 0
+        shard = _Shard(self._missing(key))
+        if size:
+            with suppress(DamagedFileError):  # it is not complete: it has no table yet
+                self._look_up(key, shard)
+        if shard.complete:
+            self._complete.pop(key)  # looked up again when it is wanted
+            return True
+        for inner, what in chunks.items():
+            offset, length = (EMPTY, EMPTY) if what is None else what
+            if what is None or offset + length <= size:
+                shard.enter(inner, offset, length)
+                shard.end = max(shard.end, 0 if what is None else offset + length)
+        shard.known, shard.path = True, str(path) if shard.end else ""
+        if chunks:
+            self._shards[key] = shard
+        return bool(shard.path)
+
+    def _shard_keys(self) -> Iterator[Index]:
+        grid = zip(self.meta.grid, self._counts, strict=True)
+        return itertools.product(*(range(-(-n // many)) for n, many in grid))
+
+    def _remove_files(self, kept: set[str]) -> None:
+        """Remove the files of the array but those to keep, and its document."""
+        assert self._folder is not None
+        root = self._folder.where(self._array.path)
+        for place, _, names in os.walk(root):
+            for name in names:
+                path = f"{place}/{name}"
+                if path not in kept and not (place == root and name in DOCUMENTS):
+                    Path(path).unlink()
+
+    def has(self, index: Index) -> bool:
+        """Return whether there is something of a chunk where chunks are files, or in a shard."""
+        if self.meta.index is not None:
+            return self.trace(index) is not None
+        return os.path.exists(self._store.where(self._array.key(index)))  # noqa: PTH110
+
     def finish(self) -> None:
         """Complete all shards; those that are complete already stay as they are."""
         self._check_open()
@@ -307,8 +391,8 @@ class ChunkWriter:
         for key in keys:
             self._finish(key, only_full=False)
 
-    def close(self) -> None:
-        """Release all files and remove what is not complete. Safe to call twice."""
+    def close(self, *, keep: bool = False) -> None:
+        """Release all files; remove what is not complete unless `keep`. Safe to call twice."""
         with self._lock:
             self._closed = True
             shards = list(self._shards.values())
@@ -318,7 +402,7 @@ class ChunkWriter:
         for shard in shards:
             with suppress(OSError):
                 self._close_file(shard)
-            if shard.path and not shard.complete:
+            if shard.path and not shard.complete and not keep:
                 with suppress(OSError):
                     Path(shard.path).unlink()
 
@@ -347,7 +431,7 @@ class ChunkWriter:
                     shard.enter(inner, EMPTY, EMPTY)
             if full:
                 self._begin(key, shard)
-                offset = shard.take(sum(counts))
+                offset = shard.take(sum(counts), anew=self._logged)
                 shard.writers += 1
         if full:
             stored = False
@@ -434,7 +518,7 @@ class ChunkWriter:
 
     def _part(self, name: str) -> str:
         """Return the path of a new file for what will be `name`."""
-        tail = f"{os.getpid()}-{next(_counter)}.part"
+        tail = f"{part_number()}-{next(_counter)}.part"
         if self._folder is not None:
             path = f"{self._folder.where(name)}.{tail}"
             self._folder.make_folder(path)
@@ -474,7 +558,7 @@ class ChunkWriter:
     def _complete_file(self, name: str, shard: _Shard) -> None:
         live = shard.live()
         used = sum(length for _, length in live)
-        if shard.end - used > _WASTE * shard.end:
+        if shard.end - used > _WASTE * shard.end and not self._logged:
             self._compact(name, shard, live)
         self._seal(shard)
         self._publish(name, shard)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
@@ -39,6 +40,9 @@ class Caps:
 
     pyramids: bool = True
     """What is written may have smaller resolutions."""
+
+    whole_rows: bool = False
+    """Tiles are as wide as the image."""
 
     forks: bool = True
     """What was opened before a fork can be used in the child; else a BackendError says so."""
@@ -86,6 +90,8 @@ class StoreOptions:
         For remote locations: what fsspec passes on to the file system.
     name : str
         What the finished file will be called, for a backend whose formats differ in that.
+    journaled : bool
+        A journal says what is stored (see `ResumingSink`): it has to stay where it is.
     """
 
     compression: str | None = None
@@ -96,6 +102,7 @@ class StoreOptions:
     extra: dict[str, Any] = field(default_factory=dict)
     storage_options: dict[str, Any] = field(default_factory=dict)
     name: str = ""
+    journaled: bool = False
 
 
 DEFAULTS = OpenOptions()
@@ -295,6 +302,76 @@ class ShardSink(Sink, Protocol):
         ...
 
 
+class ResumingSink(Sink, Protocol):
+    """A Sink that can go on with a file whose writer was interrupted, at any moment."""
+
+    @classmethod
+    def resume(
+        cls,
+        path: Any,
+        images: tuple[ImageSpec, ...],
+        options: StoreOptions,
+        tiles: Mapping[Address, Any],
+    ) -> ResumingSink:
+        """Return a sink that goes on with what lies at `path`.
+
+        `tiles` are those that were stored, with what `trace` said of each. Any other may be there
+        in part: it must not be loaded.
+        """
+        ...
+
+    def holds(self, at: Address) -> bool:
+        """Return whether one of the tiles given to `resume` is there all the same."""
+        ...
+
+    def trace(self, at: Address, encoded: Any) -> Any:
+        """Return what `resume` has to know of a tile that was just stored; JSON can hold it."""
+        ...
+
+    def suspend(self) -> None:
+        """Release the file and leave everything in it for `resume`. Safe to call twice."""
+        ...
+
+
+class Journal(Protocol):
+    """A record of the tiles that are stored, beside the unfinished file.
+
+    Attributes
+    ----------
+    resume : bool
+        Go on with what an interrupted run has left; and leave what is done for the next one.
+    tiles : set of Address
+        The tiles that are there from an earlier run.
+    """
+
+    resume: bool
+    tiles: AbstractSet[Address]
+
+    def describe(self, image: ImageSpec, options: StoreOptions) -> None:
+        """Take down what is written, for a new file."""
+        ...
+
+    def load(self, image: ImageSpec, options: StoreOptions) -> dict[Address, Any]:
+        """Return the tiles an earlier run has stored; SpecError where it wrote something else."""
+        ...
+
+    def begin(self, tiles: Mapping[Address, Any]) -> None:
+        """Begin the record, with these tiles in it."""
+        ...
+
+    def tiles_stored(self, tiles: Sequence[tuple[Address, Any]]) -> None:
+        """Enter tiles that are down; any thread."""
+        ...
+
+    def close(self) -> None:
+        """Let go of the record and leave it where it is. Safe to call twice."""
+        ...
+
+    def remove(self) -> None:
+        """Remove the record: nothing is left that it is of."""
+        ...
+
+
 class FolderSink(Sink, Protocol):
     """A Sink whose files are folders, which it can pack, share and put on a server."""
 
@@ -327,11 +404,12 @@ class FolderSink(Sink, Protocol):
         ...
 
     @classmethod
-    def reopen(cls, folder: Path, *, shared: bool) -> FolderSink:
+    def reopen(cls, folder: Path, *, shared: bool, smaller: bool = False) -> FolderSink:
         """Return a sink that goes on with an unfinished folder.
 
-        With `shared` others work on it, too: only the full resolution is written, in whole
-        units, and finish() completes no more than what was stored.
+        With `shared` others work on it, too: only the full resolution is written (with `smaller`
+        the other levels as well), in whole units, and finish() completes no more than what was
+        stored.
         """
         ...
 

@@ -19,7 +19,7 @@ from bioio_tk.errors import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator, Mapping
 
     from bioio_tk.backends.base import OpenOptions, Sink, Source, Started
     from bioio_tk.core.location import Location
@@ -60,6 +60,18 @@ class Backend:
         It is for the files that no other backend reads.
     start : str
         ``"module:function"`` that starts what it runs on; "" where there is nothing to start.
+    edits : str
+        Where metadata can be changed in place: in the ``"description"`` of a file, in the
+        ``"attributes"`` of a folder; "" where they cannot.
+    tree : bool
+        Its folders may hold several images (series, labels, plates), go to a server, and be
+        written by several processes.
+    container : bool
+        Other formats are made of such files, too: one whose name says so is not for it.
+    parts : tuple of str
+        Endings of files that are for it where one of `marks` lies beside them.
+    remote : bool
+        It reads what lies on a server.
     """
 
     name: str
@@ -77,6 +89,11 @@ class Backend:
     missing: str = ""
     rest: bool = False
     start: str = ""
+    edits: str = ""
+    tree: bool = False
+    container: bool = False
+    parts: tuple[str, ...] = ()
+    remote: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,6 +129,7 @@ BACKENDS: tuple[Backend, ...] = (
         formats="TIFF and OME-TIFF with its companion files",
         content="TIFF",
         kinds="bioio_tk.backends._kinds:TIFF",
+        edits="description",
     ),
     Backend(
         name="zarr",
@@ -124,6 +142,43 @@ BACKENDS: tuple[Backend, ...] = (
         packed=(".zip", ".ozx"),
         content="Zarr",
         kinds="bioio_tk.backends._kinds:ZARR",
+        edits="attributes",
+        tree=True,
+    ),
+    Backend(
+        name="hdf5",
+        magic=(b"\x89HDF\r\n\x1a\n",),
+        suffixes=(".h5", ".hdf5", ".hdf"),
+        source="bioio_tk.backends.hdf5_read:Hdf5Source",
+        sink="bioio_tk.backends.hdf5_write:Hdf5Sink",
+        extra="hdf5",
+        formats="HDF5 with an image in a dataset",
+        content="HDF5",
+        missing="bioio_tk.backends._hdf5_chunks:missing",
+        container=True,
+    ),
+    Backend(
+        name="npy",
+        magic=(b"\x93NUMPY", b"PK\3\4"),
+        suffixes=(".npy", ".npz"),
+        source="bioio_tk.backends.npy_read:NpySource",
+        sink="bioio_tk.backends.npy_write:NpySink",
+        formats="arrays of NumPy",
+        content="an array of NumPy",
+        remote=False,
+    ),
+    Backend(
+        name="suite2p",
+        magic=(),
+        suffixes=(".suite2p", "suite2p", "data_raw.bin"),
+        source="bioio_tk.backends.suite2p_read:Suite2pSource",
+        sink="bioio_tk.backends.suite2p_write:Suite2pSink",
+        formats="Suite2p binaries (a folder of .bin and ops.npy)",
+        marks=("ops.npy", "plane0/ops.npy", "*[pP]lane*/ops.npy"),
+        content="Suite2p binaries",
+        kinds="bioio_tk.backends._kinds:SUITE2P",
+        parts=(".bin",),
+        remote=False,
     ),
     Backend(
         name="java",
@@ -205,6 +260,8 @@ def choose(
     for row in BACKENDS:
         if path.name in row.marks:  # the metadata of a folder stand for the folder
             return Choice(row, f"{path.name} stands for its folder")
+        if row.parts and path.name.lower().endswith(row.parts) and _marked(path.parent, row):
+            return Choice(row, f"{path.name} lies beside what describes it")
     return _by_content(path, str(path), head)
 
 
@@ -237,7 +294,8 @@ def _folder(path: Path, name: str | None) -> Choice:
 
 
 def _marked(path: Path, row: Backend) -> bool:
-    return any((path / mark).is_file() for mark in row.marks)
+    found = (path.glob(m) if "*" in m else (path / m,) for m in row.marks)
+    return any(mark.is_file() for marks in found for mark in marks)
 
 
 def _only_child(path: Path, row: Backend) -> Path | None:
@@ -265,9 +323,10 @@ def resolve(location: Location, backend: Backend) -> Location:
 def _remote(url: Url, options: dict[str, Any]) -> Choice:
     lower = url.name.lower()
     for row in _rows():
-        if row.source and lower.endswith(row.suffixes) and row.name != "memory" and not row.rest:
+        remote = row.source and row.remote and row.name != "memory" and not row.rest
+        if remote and lower.endswith(row.suffixes):
             return Choice(row, "its name says so")
-    inside = [row for row in BACKENDS if row.marks and _is_inside(url, row)]
+    inside = [row for row in BACKENDS if row.tree and _is_inside(url, row)]
     if inside:
         return Choice(inside[0], f"it is a part of {inside[0].content}")
     from bioio_tk.backends._store_url import UrlStore
@@ -275,7 +334,7 @@ def _remote(url: Url, options: dict[str, Any]) -> Choice:
     store = UrlStore(url, options)
     try:
         for row in _rows():
-            if row.marks and any(v is not None for v in store.get_many(row.marks).values()):
+            if row.tree and any(v is not None for v in store.get_many(row.marks).values()):
                 return Choice(row, f"the folder is {row.content}")
         head = store.get_range("", 0, _kinds.HEAD)
         where = store.where()
@@ -295,14 +354,30 @@ def _by_content(location: Location, where: str, head: bytes) -> Choice:
         raise UnknownFormatError(f"{where!r} is empty (0 bytes)")
     if _kinds.is_dicom(location.name, head):  # which may begin with the header of a TIFF
         return _rest(location, where, head, "DICOM")
-    for backend in _rows():
-        if backend.source and head.startswith(backend.magic):
-            if backend is not BACKENDS[0] or isinstance(location, Url):
-                return Choice(backend, f"content is {backend.content or backend.formats}")
-            return _tiff_or_xml(location, where, head)
+    fitting = _with_magic(BACKENDS, head) or _with_magic(_rows(), head)
+    named = [row for row in fitting if location.name.lower().endswith(row.suffixes)]
+    for backend in (*named, *fitting):
+        if backend.container and _is_of_others(location, backend, head):
+            continue
+        if backend is not BACKENDS[0] or isinstance(location, Url):
+            return Choice(backend, f"content is {backend.content or backend.formats}")
+        return _tiff_or_xml(location, where, head)
     if isinstance(location, Path) and _kinds.is_xml(head):  # after white space or a mark of Unicode
         return _tiff_or_xml(location, where, head)
     return _rest(location, where, head, _kinds.kind_of(location.name, head))
+
+
+def _with_magic(rows: Iterable[Backend], head: bytes) -> list[Backend]:
+    return [row for row in rows if row.source and head.startswith(row.magic)]
+
+
+def _is_of_others(location: Location, backend: Backend, head: bytes) -> bool:
+    """Return whether a container (HDF5) is a format that Bio-Formats knows, and can be asked."""
+    if not location.name.lower().endswith(backend.suffixes):
+        return _kinds.kind_of(location.name, head) not in (None, "HDF5")
+    described = isinstance(location, Path) and location.with_suffix(".xml").is_file()
+    rest = next((row for row in BACKENDS if row.rest), None)
+    return described and rest is not None and missing(rest) is None
 
 
 def _tiff_or_xml(path: Path, where: str, head: bytes) -> Choice:
@@ -396,11 +471,23 @@ def for_writing(location: Location, name: str | None = None) -> Backend:
     for backend in _rows():
         if backend.sink and lower.endswith(backend.suffixes):
             return backend
+    if lower.endswith(".bin"):
+        raise UnknownFormatError(
+            f"{location.name!r}: a Suite2p binary is called data_raw.bin, and the folder that it "
+            "lies in is made with it: give 'FOLDER/data_raw.bin', or 'NAME.suite2p' for the folder"
+        )
     known = [s for b in BACKENDS if b.sink and b.name != "memory" for s in b.suffixes]
     raise UnknownFormatError(
         f"{location.name!r} does not say which format to write: end it with one of "
         f"{', '.join(known)}"
     )
+
+
+def home(location: Location, backend: Backend) -> Location:
+    """Return what is made at a location: for a file that is a part of a folder, the folder."""
+    if isinstance(location, Path) and location.name.lower().endswith(backend.parts or ("/",)):
+        return location.absolute().parent
+    return location
 
 
 def open_source(choice: Choice, location: Location, options: OpenOptions) -> tuple[Choice, Source]:
@@ -434,9 +521,11 @@ def load_source(backend: Backend) -> type[Source]:
     return cast("type[Source]", _load(backend, backend.source))
 
 
-def load_sink(backend: Backend) -> type[Sink]:
-    """Import and return the Sink class of `backend`."""
-    return cast("type[Sink]", _load(backend, backend.sink))
+def load_sink(backend: Backend, extra: Mapping[str, Any] | None = None) -> type[Sink]:
+    """Import and return the Sink class of `backend`, for ``StoreOptions.extra``."""
+    found = _load(backend, backend.sink)
+    variant = getattr(found, "variant", None)
+    return cast("type[Sink]", found if variant is None else variant(extra or {}))
 
 
 def _named(name: str) -> Backend:

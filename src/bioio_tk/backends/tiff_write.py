@@ -23,6 +23,7 @@ from bioio_tk.errors import (
 )
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
     from pathlib import Path
 
     from numpy.typing import NDArray
@@ -108,6 +109,47 @@ class TiffSink:
             raise
 
     @classmethod
+    def variant(cls, extra: Mapping[str, Any]) -> type[Any]:
+        """Return the class that writes with such options: ImageJ's TIFF for ``ome=False``."""
+        if extra.get("ome", True):
+            return cls
+        from bioio_tk.backends._tiff_hyperstack import HyperstackSink
+
+        return HyperstackSink
+
+    @classmethod
+    def resume(
+        cls,
+        path: Path,
+        images: tuple[ImageSpec, ...],
+        options: StoreOptions,
+        tiles: Mapping[Address, Any],
+    ) -> TiffSink:
+        """Return a sink that goes on with an unfinished file.
+
+        New tiles follow the last that is in the tables. Tiles that are there but not in `tiles`
+        are not known to be whole: they are stored again.
+
+        Raises
+        ------
+        DamagedFileError
+            The file does not begin as one of these images and options does.
+        """
+        return _ResumedTiff(path, images, options, tiles)
+
+    def holds(self, at: Address) -> bool:
+        """Return whether a tile is in the tables."""
+        return self._counts[self._entry(at).tile] > 0
+
+    def trace(self, at: Address, encoded: Any) -> int:
+        """Return what `resume` has to know of a tile: nothing."""
+        return 1
+
+    def suspend(self) -> None:
+        """Release the file as it is."""
+        self.close()
+
+    @classmethod
     def check(cls, images: tuple[ImageSpec, ...], options: StoreOptions) -> None:
         """Raise what the constructor would raise for such images and options.
 
@@ -119,6 +161,11 @@ class TiffSink:
             TIFF, or the compression, cannot hold such images.
         """
         _plan(images, options)
+
+    @staticmethod
+    def encoder(images: tuple[ImageSpec, ...], options: StoreOptions) -> TiffEncoder:
+        """Return what compresses the tiles of such a file without being it."""
+        return TiffEncoder(images, options)
 
     @staticmethod
     def stored(path: Path) -> list[NDArray[np.bool_]]:
@@ -144,18 +191,7 @@ class TiffSink:
         Raw tiles that need no padding are not copied: store them before the pixels change.
         """
         self._check_open()
-        spec = self.images[at.image]
-        level = spec.levels[at.level]
-        shape = level.grid.tile_shape(at.key)
-        if tile.shape != shape:
-            raise SpecError(f"tile {at.key} has the shape {shape}, not {tile.shape}")
-        if tile.dtype != spec.dtype:
-            raise PixelTypeError(f"the image is {spec.dtype}, the tile {tile.dtype}")
-        pixels = tile[:, :, 0, 0, 0] if spec.samples == 1 else tile[:, :, 0, :, 0]
-        codec = self._codecs[at.image]
-        if shape[:2] != level.tile[:2]:
-            pixels = _padded(pixels, level.tile, edge=codec.lossy)
-        return codec.encode(pixels)
+        return _encoded(self.images[at.image], self._codecs[at.image], at, tile)
 
     def store_tile(self, at: Address, encoded: Bytes) -> None:
         """Append the bytes of a tile and enter them in the table. Any thread."""
@@ -317,6 +353,54 @@ class TiffSink:
         return data
 
 
+class _ResumedTiff(TiffSink):
+    """An OME-TIFF that was begun by a process that is no more."""
+
+    def __init__(
+        self,
+        path: Path,
+        images: tuple[ImageSpec, ...],
+        options: StoreOptions,
+        tiles: Mapping[Address, Any],
+    ) -> None:
+        self._tiles = tiles
+        super().__init__(path, images, options)
+
+    def _begin(self, layout: tag.Layout) -> None:
+        from bioio_tk.backends._tiff_stored import check_head, read_tables
+
+        check_head(self._file, layout)
+        offsets, counts = read_tables(self._file, layout)
+        ends = offsets + (counts // tag.ALIGN + 1) * tag.ALIGN  # see _room()
+        end = int(ends.max(initial=layout.size, where=offsets >= layout.size))
+        size = self._file.size
+        for at in self._tiles:
+            tile = self._entry(at).tile
+            offset, count = int(offsets[tile]), int(counts[tile])
+            if offset >= layout.size and 0 < count <= size - offset:  # else it was not stored
+                self._offsets[tile], self._counts[tile] = offset, count
+        self._space = _Space(end)
+        self._down = size
+
+
+class TiffEncoder:
+    """Compresses the tiles of an OME-TIFF that another process stores.
+
+    Parameters
+    ----------
+    images, options
+        As for `TiffSink`.
+    """
+
+    def __init__(self, images: tuple[ImageSpec, ...], options: StoreOptions) -> None:
+        self.images = images
+        self._codecs = _plan(images, options).codecs
+
+    def encode_tile(self, at: Address, tile: NDArray[Any]) -> Bytes:
+        """Do what `TiffSink.encode_tile` does."""
+        return _encoded(self.images[at.image], self._codecs[at.image], at, tile)
+
+
 class _Space:
     """Which bytes of a file are free: all from `end` on, and what was given back before it."""
 
@@ -381,6 +465,20 @@ def _room(count: int) -> int:
     do so as well for planes whose tiles lie otherwise, or past a tile that is just being stored.
     """
     return (count // tag.ALIGN + 1) * tag.ALIGN
+
+
+def _encoded(spec: ImageSpec, codec: TileCodec, at: Address, tile: NDArray[Any]) -> Bytes:
+    """Compress a whole (clipped) tile."""
+    level = spec.levels[at.level]
+    shape = level.grid.tile_shape(at.key)
+    if tile.shape != shape:
+        raise SpecError(f"tile {at.key} has the shape {shape}, not {tile.shape}")
+    if tile.dtype != spec.dtype:
+        raise PixelTypeError(f"the image is {spec.dtype}, the tile {tile.dtype}")
+    pixels = tile[:, :, 0, 0, 0] if spec.samples == 1 else tile[:, :, 0, :, 0]
+    if shape[:2] != level.tile[:2]:
+        pixels = _padded(pixels, level.tile, edge=codec.lossy)
+    return codec.encode(pixels)
 
 
 def _padded(pixels: NDArray[Any], tile: Shape5, *, edge: bool) -> NDArray[Any]:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 import numpy as np
 
 from bioio_tk.backends._zarr_codecs import codec_documents
+from bioio_tk.backends._zarr_foreign import remove_parts
 from bioio_tk.backends._zarr_meta import TYPES, read_meta, write_meta_v2, write_meta_v3
 from bioio_tk.backends._zarr_shards import ChunkWriter
 from bioio_tk.backends._zarr_tree import DOCUMENTS, OME_XML, Tree, group_documents, join, new_store
@@ -20,11 +21,11 @@ from bioio_tk.backends.base import Caps, StoreOptions
 from bioio_tk.backends.zarr_read import ZarrSource
 from bioio_tk.core.region import AXES, Shape5
 from bioio_tk.core.spec import Address, ImageSpec, Level
-from bioio_tk.errors import SpecError, UnsupportedError
+from bioio_tk.errors import DamagedFileError, SpecError, UnsupportedError
 from bioio_tk.meta import ngff
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from numpy.typing import NDArray
 
@@ -43,7 +44,7 @@ _SAMPLED_TILES = 64
 _SAMPLE = (64, 64, 4, 1, 4)
 """Pixels along Y, X, Z and T that are looked at in each."""
 Window: TypeAlias = tuple[float, float, float, float]
-_OPTIONS = ("ngff_version", "chunks", "shards", "windows", "label")
+_OPTIONS = ("ngff_version", "chunks", "shards", "windows", "label", "ome")
 
 
 class ZarrSink:
@@ -70,6 +71,8 @@ class ZarrSink:
         wanted = max(1, _SAMPLED_TILES // images[0].shape[3])
         self._every = -(-rows * columns * planes * times // wanted)
         self._samples: dict[TileKey, NDArray[Any]] = {}
+        self._resumed = False
+        self._blank: set[Address] = set()  # known to be all 0 when resumed
         self._scratch: Path | None = None
         self._pid = os.getpid()
         if not isinstance(location, Path):
@@ -93,11 +96,9 @@ class ZarrSink:
         return self._scratch is not None
 
     @classmethod
-    def reopen(cls, folder: Path, *, shared: bool) -> ZarrSink:
+    def reopen(cls, folder: Path, *, shared: bool, smaller: bool = False) -> ZarrSink:
         """Return a sink that goes on with a store which was laid out before."""
         if not shared:
-            from bioio_tk.backends._zarr_foreign import remove_parts
-
             remove_parts(folder)
         source = ZarrSource(folder)
         try:
@@ -105,11 +106,76 @@ class ZarrSink:
             known = source.stored(0)
         finally:
             source.close()
-        if shared:
+        if shared and not smaller:
             spec = replace(spec, levels=spec.levels[:1])
         extra = {"ngff_version": known.version}
         options = StoreOptions(metadata=xml, downsample=known.method or "mean", extra=extra)
         return cls(folder, (spec,), options, documents=list(known.documents), shared=shared)
+
+    @classmethod
+    def resume(
+        cls,
+        path: Path,
+        images: tuple[ImageSpec, ...],
+        options: StoreOptions,
+        tiles: Mapping[Address, Any],
+    ) -> ZarrSink:
+        """Return a sink that goes on with an unfinished folder.
+
+        What is there of other tiles, and labels, are removed. Only for folders of this machine.
+
+        Raises
+        ------
+        DamagedFileError
+            The arrays in the folder are not those of this image and these options.
+        """
+        version = _version(options)
+        documents = [
+            _array_document(images[0], level, options, version)
+            for level in range(len(images[0].levels))
+        ]
+        name = _document_name(version, "array")
+        for level, document in enumerate(documents):
+            there = path / str(level) / name
+            if not there.exists() or there.read_bytes() != document:
+                raise DamagedFileError(
+                    f"{str(there)!r} is not that of the image that is to be written: another one "
+                    "was begun there, or it is damaged; begin anew with overwrite=True"
+                )
+        labels = path / "labels"
+        if labels.exists():  # those are copied last, and again
+            shutil.rmtree(labels)
+        remove_parts(path)
+        sink = cls(path, images, options, documents=documents)
+        sink._resumed = True
+        try:
+            sink._adopt(tiles)
+        except BaseException:
+            sink.suspend()
+            raise
+        return sink
+
+    def _adopt(self, tiles: Mapping[Address, Any]) -> None:
+        chunks: list[dict[Any, Any]] = [{} for _ in self._writers]
+        for at, what in tiles.items():
+            chunks[at.level][_index(at)] = what
+            if what is None:
+                self._blank.add(at)
+        for writer, known in zip(self._writers, chunks, strict=True):
+            writer.adopt(known)
+
+    def holds(self, at: Address) -> bool:
+        return at in self._blank or self._writers[at.level].has(_index(at))
+
+    def trace(self, at: Address, encoded: Any) -> Any:
+        """Return what `resume` has to know of a tile: None where it is all 0, and not stored."""
+        if encoded is None:
+            return None
+        writer = self._writers[at.level]
+        return 1 if writer.meta.index is None else writer.trace(_index(at))
+
+    def suspend(self) -> None:
+        self.close(keep=True)
 
     @classmethod
     def check(cls, images: tuple[ImageSpec, ...], options: StoreOptions) -> None:
@@ -244,13 +310,31 @@ class ZarrSink:
         t, c, z, y, x = sizes
         return (y, x, z, c, t)
 
+    @classmethod
+    def variant(cls, extra: Mapping[str, Any]) -> type[ZarrSink]:
+        """Return the class that writes with such options: a bare array for ``ome=False``."""
+        if extra.get("ome", True):
+            return cls
+        from bioio_tk.backends._zarr_bare import BareZarrSink
+
+        return BareZarrSink
+
+    def _path_of(self, level: int) -> str:
+        """Return where the array of a level lies in the store."""
+        return str(level)
+
     def _writer(self, level: int) -> ChunkWriter:
         document = self._documents[level]
-        where = self._store.where(str(level))
+        where = self._store.where(self._path_of(level))
         v3 = self._version != "0.4"
         meta = read_meta(document if v3 else None, None if v3 else document, where)
         return ChunkWriter(
-            self._store, str(level), meta, scratch=self._scratch, atomic=self._shared
+            self._store,
+            self._path_of(level),
+            meta,
+            scratch=self._scratch,
+            atomic=self._shared,
+            logged=self._options.journaled,
         )
 
     # ------------------------------------------------------------------ pixels
@@ -288,9 +372,9 @@ class ZarrSink:
             windows = self._options.extra.get("windows")
             self._write_metadata(self._measured() if windows is None else windows)
 
-    def close(self) -> None:
+    def close(self, *, keep: bool = False) -> None:
         for writer in getattr(self, "_writers", ()):
-            writer.close()
+            writer.close(keep=keep)
         self._store.close()
         if self._scratch is not None and self._pid == os.getpid():  # else it is the parent's
             shutil.rmtree(self._scratch, ignore_errors=True)
@@ -332,7 +416,7 @@ class ZarrSink:
             self._store.put(join(path, name), document)
 
     def _name(self, kind: str) -> str:
-        return "zarr.json" if self._version != "0.4" else f".z{kind}"
+        return _document_name(self._version, kind)
 
     def _sample(self, key: TileKey, tile: NDArray[Any]) -> None:
         """Remember some pixels of some tiles of the full resolution, for the windows."""
@@ -352,20 +436,22 @@ class ZarrSink:
             kt, kz = divmod(rest, planes)
             for kc in range(channels):
                 key = (ky, kx, kz, kc, kt)
+                if key in self._samples:
+                    continue
                 tile = self.load_tile(Address(0, 0, key))
                 if tile is None:
                     tile = np.zeros(grid.tile_shape(key), self.images[0].dtype)
                 else:
                     any_stored = True
                 self._sample(key, tile)
-        if not any_stored:
+        if not any_stored and not self._resumed:
             self._samples.clear()
 
     def _measured(self) -> list[Window | None]:
         """Return range and shown range of each channel, as the sampled pixels have them."""
         spec = self.images[0]
         grid = spec.levels[0].grid
-        if not self._samples:
+        if self._resumed or not self._samples:
             self._sample_stored()
         values: list[list[NDArray[Any]]] = [[] for _ in range(spec.shape[3])]
         for key, tile in self._samples.items():
@@ -450,6 +536,10 @@ def _version(options: StoreOptions) -> str:
     if version == "0.4" and options.extra.get("shards"):
         raise SpecError("shards need ngff_version='0.5': Zarr v2, which 0.4 rests on, has none")
     return version
+
+
+def _document_name(version: str, kind: str) -> str:
+    return "zarr.json" if version != "0.4" else f".z{kind}"
 
 
 def _array_document(spec: ImageSpec, level: int, options: StoreOptions, version: str) -> bytes:

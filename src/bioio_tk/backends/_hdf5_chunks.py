@@ -1,0 +1,159 @@
+"""Chunks of HDF5 without the library: it works one call at a time, this in any thread."""
+
+from __future__ import annotations
+
+import zlib
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from bioio_tk.errors import BackendMissingError, SpecError
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+DEFLATE, SHUFFLE = 1, 2
+"""Numbers of filters in HDF5."""
+LEVEL = 1
+_FAST = 3
+"""Levels up to this are those of igzip."""
+
+
+def missing() -> str | None:
+    """Return what must be installed before HDF5 can be read or written, None for nothing."""
+    from importlib.util import find_spec
+
+    if find_spec("h5py") is not None:
+        return None
+    return "HDF5 needs the package 'h5py', which is not installed: pip install 'bioio-tk[hdf5]'"
+
+
+def library() -> Any:
+    """Import and return h5py."""
+    try:
+        import h5py
+    except ImportError as exc:
+        raise BackendMissingError(missing() or f"the package 'h5py' is broken: {exc}") from exc
+    return h5py
+
+
+class ChunkCodec:
+    """Packs and unpacks whole chunks.
+
+    Parameters
+    ----------
+    shape : tuple of int
+        Of a chunk.
+    dtype : numpy.dtype
+        As it is stored, with its byte order.
+    level : int or None
+        Of deflate; None for no compression.
+    shuffle : bool
+        Bytes of equal weight lie together.
+    """
+
+    def __init__(
+        self, shape: tuple[int, ...], dtype: np.dtype[Any], level: int | None, *, shuffle: bool
+    ) -> None:
+        self.shape = shape
+        self.dtype = dtype
+        self._level = level
+        self._filter = shuffle
+        self._shuffle = shuffle and dtype.itemsize > 1
+
+    @classmethod
+    def of(cls, dataset: Any) -> ChunkCodec | None:
+        """Return the codec of an open dataset, None where only the library knows its filters."""
+        plist = dataset.id.get_create_plist()
+        filters = [plist.get_filter(n)[0] for n in range(plist.get_nfilters())]
+        if dataset.chunks is None or filters not in ([], [SHUFFLE], [DEFLATE], [SHUFFLE, DEFLATE]):
+            return None
+        level = LEVEL if DEFLATE in filters else None
+        return cls(dataset.chunks, dataset.dtype, level, shuffle=SHUFFLE in filters)
+
+    def encode(self, pixels: NDArray[Any]) -> Any:
+        """Return the bytes of a chunk; `pixels` may be smaller, at the border."""
+        if pixels.shape != self.shape:
+            whole = np.zeros(self.shape, self.dtype)
+            whole[tuple(slice(n) for n in pixels.shape)] = pixels
+            pixels = whole
+        data = np.ascontiguousarray(pixels, self.dtype).reshape(-1).view(np.uint8)
+        if self._shuffle:
+            data = np.ascontiguousarray(data.reshape(-1, self.dtype.itemsize).T).reshape(-1)
+        return data if self._level is None else _deflate(data, self._level)
+
+    def decode(self, data: bytes, skipped: int = 0) -> NDArray[Any]:
+        """Return the pixels of a chunk.
+
+        Parameters
+        ----------
+        data : bytes
+            As stored.
+        skipped : int
+            The filters that were not used for it: a bit for each, in their order.
+
+        Raises
+        ------
+        ValueError
+            The bytes are broken.
+        """
+        if self._level is not None and not skipped >> int(self._filter) & 1:
+            data = _inflate(data)
+        size = self.dtype.itemsize
+        for n in self.shape:
+            size *= n
+        if len(data) != size:
+            raise ValueError(f"{len(data)} bytes instead of {size}")
+        flat = np.frombuffer(data, np.uint8)
+        if self._shuffle and not skipped & 1:
+            flat = np.ascontiguousarray(flat.reshape(self.dtype.itemsize, -1).T).reshape(-1)
+        return flat.view(self.dtype).reshape(self.shape)
+
+
+def compression_of(name: str | None, level: Any) -> int | None:
+    """Return the level of deflate that a compression means, None for raw chunks.
+
+    Raises
+    ------
+    SpecError
+        HDF5 is not written so.
+    """
+    kind = "gzip" if name is None else str(name).lower()
+    if kind not in ("gzip", "deflate", "zlib", "none"):
+        raise SpecError(f"compression={name!r}: HDF5 is written with 'gzip' or 'none'")
+    if kind == "none":
+        if level is not None:
+            raise SpecError(f"compression 'none' has no levels, but level={level!r} was given")
+        return None
+    if level is None:
+        return LEVEL
+    if isinstance(level, bool) or not isinstance(level, (int, np.integer)) or not 0 <= level <= 9:
+        raise SpecError(f"level={level!r} does not fit compression 'gzip': give 0 to 9")
+    return int(level)
+
+
+def _deflate(data: NDArray[np.uint8], level: int) -> bytes:
+    if level <= _FAST:
+        try:
+            from isal import isal_zlib
+        except ImportError:  # there is no build for this platform
+            return zlib.compress(data, level)
+        packed: bytes = isal_zlib.compress(data, level)
+        return packed
+    return zlib.compress(data, level)
+
+
+def _inflate(data: bytes) -> bytes:
+    try:
+        from isal import isal_zlib
+    except ImportError:
+        return _inflated(zlib, data)
+    return _inflated(isal_zlib, data)
+
+
+def _inflated(module: Any, data: bytes) -> bytes:
+    try:
+        found: bytes = module.decompress(data)
+    except Exception as exc:  # each library has an error of its own
+        raise ValueError(str(exc)) from exc
+    return found
