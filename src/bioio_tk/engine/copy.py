@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from bioio_tk.backends.base import Source
     from bioio_tk.core.region import Shape5, Slices5
     from bioio_tk.core.tiling import Span
+    from bioio_tk.engine.read import OwnTiles
 
 Progress: TypeAlias = Callable[[int, int], object]
 """Called with (bytes done, bytes in all)."""
@@ -82,7 +83,7 @@ class View(NamedTuple):
         """Bytes of its pixels."""
         return math.prod(self.shape) * self.source.images[self.image].dtype.itemsize
 
-    def read(self, box: Slices5, workers: int) -> NDArray[Any]:
+    def read(self, box: Slices5, workers: int, cache: OwnTiles | None = None) -> NDArray[Any]:
         """Return the pixels of a box of the view, shaped (y, x, z, c, t)."""
         spans, flips = [], []
         for axis, (pick, part) in enumerate(zip(self.picks, box, strict=True)):
@@ -92,7 +93,8 @@ class View(NamedTuple):
                 flips.append(axis)
             spans.append(span)
         selection = Selection(tuple(spans), tuple(flips), ())  # type: ignore[arg-type]
-        return read(self.source, self.image, self.level, selection, workers=workers)
+        where = (self.source, self.image, self.level)
+        return read(*where, selection, workers=workers, cache=cache)
 
     def stored(self) -> Shape5:
         """Return how many positions of the view lie in one tile of the file, along each axis."""

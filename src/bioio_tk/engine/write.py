@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import threading
 from contextlib import ExitStack
-from itertools import pairwise
+from itertools import pairwise, product
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
@@ -13,11 +13,12 @@ import numpy as np
 from bioio_tk.core.downsample import shrink
 from bioio_tk.core.spec import Address
 from bioio_tk.core.tiling import TileCopy, TileGrid, copy_pixels, open_mesh, plan
+from bioio_tk.engine import arrays
 from bioio_tk.engine.pool import Turns, run
 from bioio_tk.errors import SpecError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Collection, Sequence
 
     from numpy.typing import NDArray
 
@@ -79,6 +80,14 @@ class _Partial:
         """The memory it takes."""
         return (self.room,) if self._map is None else (self.room, self._map)
 
+    def given(self) -> _Box:
+        """Return the one box that holds all pixels given so far."""
+        if self._map is None:
+            along = (zip(*spans, strict=True) for spans in zip(*self._boxes, strict=True))
+            return tuple((min(starts), max(stops)) for starts, stops in along)
+        there = np.nonzero(self._map.array)
+        return tuple((int(p.min()), int(p.max()) + 1) for p in there)
+
     def rest(self) -> None:
         """Let the system take the memory back until the tile is touched again."""
         for room in self.rooms:
@@ -111,6 +120,13 @@ class TileWriter:
         Room for tiles that wait.
     method : str
         How pixels are joined, see `core.downsample`.
+    done : collection of Address
+        Tiles of any level that an earlier run has stored: they are not written again. Call
+        :meth:`resume` first.
+    stored : callable, optional
+        Called with tiles that are down, each as (address, what it was encoded to); any thread.
+    shrinks : bool
+        Fill the smaller levels from the full resolution; else they are written as they are given.
     """
 
     def __init__(
@@ -121,25 +137,31 @@ class TileWriter:
         workers: int,
         scratch: Scratch,
         method: str = "mean",
+        done: Collection[Address] = (),
+        stored: Callable[[Sequence[tuple[Address, Any]]], object] | None = None,
+        shrinks: bool = True,
     ) -> None:
         self._sink = sink
         self._image = image
         self._workers = max(workers, _WAITING_WORKERS) if sink.caps.waits else workers
         self._scratch = scratch
         self._method = method
+        self._done = done
+        self._stored = stored
         self._levels = sink.images[image].levels
         self._dtype = sink.images[image].dtype
         self._turns = Turns()
         self._store_lock = threading.Lock()
         self._partial: dict[Address, _Partial] = {}
-        pairs = list(pairwise(self._levels))
+        self._shrinks = shrinks and len(self._levels) > 1
+        pairs = list(pairwise(self._levels)) if shrinks else []
         self._factors = [_factor(large.shape, small.shape) for large, small in pairs]
         self._blocks = [_blocks(v, f) for (v, _), f in zip(pairs, self._factors, strict=True)]
 
     def write(self, spans: tuple[Span, Span, Span, Span, Span], data: NDArray[Any]) -> None:
         """Write `data` (y, x, z, c, t) to the positions `spans` of the full resolution."""
         grid = self._levels[0].grid
-        shards = self._shards(spans)
+        shards = None if self._done else self._shards(spans)
         if shards is None:
             run(lambda step: self._put(0, step, data), plan(grid, spans), self._workers)
             return
@@ -181,8 +203,10 @@ class TileWriter:
                     partial.free(self._scratch)
                 tiles.append((at, self._sink.encode_tile(at, pixels[step.dst])))
             self._sink.store_tiles(tiles)  # type: ignore[attr-defined]
+            if self._stored is not None:
+                self._stored(tiles)
             del tiles
-            if len(self._levels) > 1:
+            if self._shrinks:
                 for at, step in zip(places, steps, strict=True):
                     self._hand_down(at, pixels[step.dst])
 
@@ -209,6 +233,94 @@ class TileWriter:
             run(shrink_one, level.grid.keys(), self._workers)
         self.flush()
 
+    def resume(self) -> None:
+        """Hand down again what was waiting for the rest of a smaller tile and is lost.
+
+        Those are the tiles that are done above one that is not. All others that belong to it are
+        still to come, and hand themselves down.
+        """
+        for level, found in enumerate(self._levels[:-1] if self._shrinks else ()):
+            above = {at.key for at in self._done if at.level == level}
+            keys = (key for key in found.grid.keys() if key in above)  # noqa: SIM118 (no dict)
+            waiting = [at for key in keys if self._wanted(at := Address(self._image, level, key))]
+            run(self._hand_down_again, waiting, self._workers)
+
+    def _wanted(self, at: Address) -> bool:
+        """Return whether a smaller tile that this one is a part of is not done."""
+        region = self._levels[at.level].grid.region(at.key)
+        below = self._levels[at.level + 1]
+        factor = (*self._factors[at.level], 1, 1)
+        spans = [
+            range(a // f // n, -(-b // (f * n)))
+            for a, b, f, n in zip(region.start, region.stop, factor, below.tile, strict=True)
+        ]
+        keys = product(*spans)
+        return any(Address(self._image, at.level + 1, key) not in self._done for key in keys)  # type: ignore[arg-type]
+
+    def _hand_down_again(self, at: Address) -> None:
+        tile = self._sink.load_tile(at)
+        if tile is None:  # all 0, which some formats do not store
+            tile = np.zeros(self._levels[at.level].grid.tile_shape(at.key), self._dtype)
+        with self._turns(at):
+            self._hand_down(at, tile)
+
+    def shrink_into(self, level: int, region: Region) -> None:
+        """Make all tiles of `level` that a region touches from stored tiles of the level above.
+
+        No tile waits for another: each is made whole from what is stored. So several processes
+        can share a level, as long as their regions touch different files.
+        """
+        spans = tuple(range(a, b) for a, b in zip(region.start, region.stop, strict=True))
+        keys = (step.key for step in plan(self._levels[level].grid, spans))  # type: ignore[arg-type]
+        run(lambda key: self._shrink_to(Address(self._image, level, key)), keys, self._workers)
+
+    def _shrink_to(self, at: Address) -> None:
+        """Make one tile of a smaller level; nothing where nothing is stored above it."""
+        above, factor = self._levels[at.level - 1], self._factors[at.level - 1]
+        region = self._levels[at.level].grid.region(at.key)
+        bounds = zip(region.start, region.stop, (*factor, 1, 1), above.shape, strict=True)
+        spans = tuple(range(a * f, min(b * f, n)) for a, b, f, n in bounds)
+        pixels: NDArray[Any] | None = None
+        for step in plan(above.grid, spans):  # type: ignore[arg-type]
+            stored = self._sink.load_tile(Address(self._image, at.level - 1, step.key))
+            if stored is None:
+                continue
+            if pixels is None:
+                pixels = arrays.zeros(tuple(map(len, spans)), self._dtype)  # type: ignore[arg-type]
+            pixels[step.dst] = stored[step.src]
+        if pixels is not None:
+            tile = shrink(pixels, factor, self._method)
+            self._store_encoded(at, self._sink.encode_tile(at, tile))
+
+    def take_waiting(self) -> list[tuple[int, tuple[range, ...], NDArray[Any]]]:
+        """Return what was given of tiles that are not full, and forget it.
+
+        For `write_at` of another writer, which has the rest: (level, positions along Y, X, Z, C,
+        T, pixels). What one writer is given has to be a box of the image.
+        """
+        found = []
+        for at, partial in sorted(self._partial.items()):
+            box = partial.given()
+            pixels = partial.room.array[tuple(slice(*span) for span in box)]
+            assert at.level >= 0
+            assert pixels.size == partial.room.array.size - partial.missing
+            start = self._levels[at.level].grid.region(at.key).start
+            spans = tuple(range(n + a, n + b) for n, (a, b) in zip(start, box, strict=True))
+            found.append((at.level, spans, pixels.copy()))
+            partial.free(self._scratch)
+        self._partial.clear()
+        return found
+
+    def write_at(self, level: int, spans: tuple[range, ...], data: NDArray[Any]) -> None:
+        """Write `data` (y, x, z, c, t) to a level, and hand it down from there."""
+        steps = plan(self._levels[level].grid, spans)  # type: ignore[arg-type]
+        run(lambda step: self._put(level, step, data), steps, self._workers)
+
+    def store_encoded(self, at: Address, encoded: Any) -> None:
+        """Store a whole tile that was encoded, and handed down, elsewhere."""
+        with self._turns(at):
+            self._store_encoded(at, encoded)
+
     def _flush(self, level: int) -> None:
         waiting = sorted(
             (at for at in list(self._partial) if at.level == level), key=lambda at: at.key[::-1]
@@ -230,6 +342,8 @@ class TileWriter:
 
     def _put(self, level: int, step: TileCopy, data: NDArray[Any]) -> None:
         at = Address(self._image, level, step.key)
+        if at in self._done:
+            return
         with self._turns(at):
             if step.whole:
                 partial = self._partial.pop(at, None)
@@ -266,7 +380,7 @@ class TileWriter:
         # only ever taken from a level to its blocks and to the next smaller one, so they cannot
         # block each other
         encoded = self._sink.encode_tile(at, tile)
-        if at.level + 1 == len(self._levels):
+        if not self._shrinks or at.level + 1 == len(self._levels):
             self._store_encoded(at, encoded)
             return
         blocks = self._blocks[at.level]
@@ -297,6 +411,8 @@ class TileWriter:
         else:
             with self._store_lock:
                 self._sink.store_tile(at, encoded)
+        if self._stored is not None:
+            self._stored([(at, encoded)])
 
     def _block_of(self, at: Address, blocks: TileGrid) -> Address:
         tile = self._levels[at.level].tile
