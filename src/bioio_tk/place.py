@@ -59,7 +59,12 @@ class Place:
         return self._location.parent
 
     def target(
-        self, sink: Any, *, overwrite: bool, storage_options: dict[str, Any]
+        self,
+        sink: Any,
+        *,
+        overwrite: bool,
+        storage_options: dict[str, Any],
+        resume: bool = False,
     ) -> Target | RemoteTarget:
         """Return the target of a new image."""
         if not self._group:
@@ -69,6 +74,7 @@ class Place:
                 sink,
                 overwrite=overwrite,
                 storage_options=storage_options,
+                resume=resume,
             )
         strange = self._root.is_dir() and not sink.exists(self._root, {})
         if strange and sink.foreign(self._root, begun=True) is not None:
@@ -114,7 +120,7 @@ class Place:
 
     def _check_group(self) -> None:
         parts = self._group.split("/")
-        if not self._backend.marks or isinstance(self._location, Url):
+        if not self._backend.tree or isinstance(self._location, Url):
             raise UnsupportedError(
                 f"group={self._group!r} is for OME-Zarr in a folder of this machine"
             )

@@ -12,7 +12,7 @@ from bioio_tk.backends import registry
 from bioio_tk.backends.base import OpenOptions
 from bioio_tk.base import BioBase
 from bioio_tk.core.index import Selection, select, trim
-from bioio_tk.core.location import Url, locate
+from bioio_tk.core.location import Url, absolute, locate
 from bioio_tk.core.region import AXES
 from bioio_tk.core.spec import at_level
 from bioio_tk.engine import read as engine
@@ -90,6 +90,9 @@ class BioReader(BioBase):
     ...     corner = br[:256, :256, 0, 0, 0]
     """
 
+    _make: tuple[Callable[..., Any], Any] | None = None
+    """What gives the source, where it is no file of its own."""
+
     def __init__(
         self,
         file_path: str | os.PathLike[str] | Url,
@@ -106,13 +109,38 @@ class BioReader(BioBase):
         self._workers = check_workers(max_workers)
         self._options = OpenOptions(dims, group.strip("/"), dict(storage_options or {}))
         self._choice = registry.choose(self._path, backend, self._options.storage_options)
+        self._begin(series, level)
+
+    @classmethod
+    def _over(
+        cls, path: Location, kind: str, reason: str, make: Callable[..., Any], *args: Any
+    ) -> BioReader:
+        """Return a reader of what is no file of its own: ``make(*args)`` gives the source.
+
+        It is called again in a forked child, and where the reader is unpickled. `path` is what
+        messages call it, `kind` and `reason` stand for the backend and why it is that one.
+        """
+        reader = object.__new__(cls)
+        reader._hold(path, kind, reason, (make, args))
+        reader._begin(0, 0)
+        return reader
+
+    def _hold(
+        self, path: Location, kind: str, reason: str, make: tuple[Callable[..., Any], Any]
+    ) -> None:
+        self._path, self._make = path, make
+        self._workers = check_workers(None)
+        self._options = OpenOptions()
+        self._choice = registry.Choice(registry.Backend(kind, (), ()), reason)
+
+    def _begin(self, series: Any, level: Any) -> None:
         self._closed = False
         self._xml: str | None = None
         self._open()
         try:
             self._choose(series, level)
             for note in self._choice.notes:
-                warnings.warn(note, BioIOWarning, stacklevel=2)
+                warnings.warn(note, BioIOWarning, stacklevel=3)
         except BaseException:
             self.close()
             raise
@@ -129,7 +157,12 @@ class BioReader(BioBase):
         self._lock = threading.Lock()
         self._cache = engine.OwnTiles()
         self._live: Source
-        self._choice, self._live = registry.open_source(self._choice, self._path, self._options)
+        if self._make is None:
+            opened = registry.open_source(self._choice, self._path, self._options)
+            self._choice, self._live = opened
+        else:
+            make, args = self._make
+            self._live = make(*args)
         self._pid = os.getpid()
 
     @property
@@ -378,7 +411,9 @@ class BioReader(BioBase):
         """All files that belong to what was opened, the folder of a Zarr, or the URL."""
         used = getattr(self._source, "used_files", None)
         found = () if used is None else tuple(used())
-        return found or (registry.resolve(self._path, self._choice.backend),)
+        if found or self._make is not None:
+            return found
+        return (registry.resolve(self._path, self._choice.backend),)
 
     @property
     def notes(self) -> tuple[str, ...]:
@@ -424,7 +459,7 @@ class BioReader(BioBase):
 
     def __getstate__(self) -> dict[str, Any]:
         return {
-            "path": self._path,
+            "path": absolute(self._path) if self._make is None else self._path,
             "workers": self._workers,
             "backend": self.backend,
             "why": (self._choice.reason, self._choice.notes),
@@ -432,20 +467,12 @@ class BioReader(BioBase):
             "level": self._level,
             "options": self._options,
             "closed": self._closed,
+            "make": self._make,
         }
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         try:
-            self.__init__(  # type: ignore[misc]
-                state["path"],
-                state["workers"],
-                state["backend"],
-                series=state["series"],
-                level=state["level"],
-                dims=state["options"].dims,
-                group=state["options"].group,
-                storage_options=state["options"].storage_options,
-            )
+            self._reopen(state)
         except (BioIOError, OSError) as exc:
             # raised here it would end a worker of a pool, which starts the next one, for ever
             self._failed = exc
@@ -453,6 +480,23 @@ class BioReader(BioBase):
         self._choice = registry.Choice(self._choice.backend, *state["why"])
         if state["closed"]:
             self.close()
+
+    def _reopen(self, state: dict[str, Any]) -> None:
+        if state["make"] is not None:
+            self._hold(state["path"], state["backend"], state["why"][0], state["make"])
+            self._workers = state["workers"]
+            self._begin(state["series"], state["level"])
+            return
+        self.__init__(  # type: ignore[misc]
+            state["path"],
+            state["workers"],
+            state["backend"],
+            series=state["series"],
+            level=state["level"],
+            dims=state["options"].dims,
+            group=state["options"].group,
+            storage_options=state["options"].storage_options,
+        )
 
     def __getattr__(self, name: str) -> Any:
         failed = self.__dict__.get("_failed")

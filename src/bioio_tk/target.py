@@ -31,6 +31,8 @@ if TYPE_CHECKING:
     from bioio_tk.core.location import Location
 
 SUFFIX = ".partial"
+JOURNAL = ".journal"
+"""What the name of the record of an unfinished file ends with, behind that of the file."""
 
 
 class Target:
@@ -44,6 +46,8 @@ class Target:
         Replace what is at `path`, and what an interrupted write left beside it.
     leftover : bool
         Do not make a new file, take hold of the one an interrupted write has left.
+    resume : bool
+        Be ready to go on with an unfinished file that has a journal, see `take_over`.
 
     Raises
     ------
@@ -53,10 +57,13 @@ class Target:
         Another writer, in this process or another, is at work on it.
     """
 
-    def __init__(self, path: Path, *, overwrite: bool, leftover: bool = False) -> None:
+    def __init__(
+        self, path: Path, *, overwrite: bool, leftover: bool = False, resume: bool = False
+    ) -> None:
         self.path = path
         self.partial = partial_path(path)
         self._overwrite = overwrite
+        self._resume = resume
         self._fd = -1
         if leftover:
             self.adopt()
@@ -104,10 +111,29 @@ class Target:
             fd = os.open(self.partial, os.O_RDWR)
             try:
                 self._lock(fd)
+                empty = not os.fstat(fd).st_size
             finally:
                 os.close(fd)
-            if not self._overwrite:
+            if not (empty or self._overwrite or self._resumable):
                 self._refuse_leftover()
+
+    @property
+    def _resumable(self) -> bool:
+        return self._resume and journal_path(self.path).exists()
+
+    def take_over(self) -> bool:
+        """Take hold of an unfinished file that has a journal; return whether there is one."""
+        if not self._resumable:
+            return False
+        try:
+            self.adopt()
+        except FileNotFoundError:
+            return False
+        return True
+
+    def clear(self) -> None:
+        """Empty the partial file, which is held."""
+        os.ftruncate(self._fd, 0)
 
     def open(self) -> None:
         """Create the empty partial file and hold it."""
@@ -117,6 +143,7 @@ class Target:
             self._same_file(fd)
             if os.fstat(fd).st_size and not self._overwrite:
                 self._refuse_leftover()
+            self._drop_journal()
             os.ftruncate(fd, 0)
         except BaseException:
             os.close(fd)
@@ -129,6 +156,7 @@ class Target:
             os.replace(self.partial, self.path)
         else:
             move_new(self.partial, self.path)
+        self._drop_journal()
         self._release()
 
     def abort(self) -> None:
@@ -153,9 +181,19 @@ class Target:
 
     def _refuse_leftover(self) -> None:
         raise TargetExistsError(
-            f"{str(self.partial)!r} is left from a write that was interrupted: keep it with "
-            f"'bioio-tk recover {self.path}', or pass overwrite=True to start anew"
+            f"{str(self.partial)!r} is left from a write that was interrupted: "
+            f"{self._go_on()}keep it with 'bioio-tk recover {self.path}', or pass overwrite=True "
+            "to start anew"
         )
+
+    def _drop_journal(self) -> None:
+        # it would say of a file that is begun now, or later, what is in another one
+        journal_path(self.path).unlink(missing_ok=True)
+
+    def _go_on(self) -> str:
+        if not journal_path(self.path).exists():
+            return ""
+        return "go on with resume=True (--resume) of the same conversion, "
 
     def _lock(self, fd: int) -> None:
         lock(fd, self.path)
@@ -199,10 +237,11 @@ class FolderTarget(Target):
         leftover: bool = False,
         foreign: Callable[..., Path | None],
         shared: bool = False,
+        resume: bool = False,
     ) -> None:
         self._foreign = foreign
         self._shared = shared
-        super().__init__(path, overwrite=overwrite, leftover=leftover)
+        super().__init__(path, overwrite=overwrite, leftover=leftover, resume=resume)
 
     @property
     def is_shared(self) -> bool:
@@ -245,11 +284,17 @@ class FolderTarget(Target):
                 return  # the other writer has just finished
             try:
                 self._lock(fd)
+                empty = not any(self.partial.iterdir())
             finally:
                 _close(fd)
-            if not self._overwrite:
+            if not (empty or self._overwrite or self._resumable):
                 self._refuse_leftover()
             self._refuse(self.partial, self._foreign(self.partial, begun=True))
+
+    def clear(self) -> None:
+        """Empty the partial folder, which is held."""
+        self._refuse(self.partial, self._foreign(self.partial, begun=True))
+        _empty(self.partial)
 
     def check_place(self) -> None:
         """Raise where what is at the target may not be replaced."""
@@ -273,6 +318,7 @@ class FolderTarget(Target):
                 if not self._overwrite:
                     self._refuse_leftover()
                 self._refuse(self.partial, self._foreign(self.partial, begun=True))
+                self._drop_journal()
                 _empty(self.partial)
         except BaseException:
             _close(fd)
@@ -291,6 +337,7 @@ class FolderTarget(Target):
             self._move()
         if self._overwrite:
             remove_all_replaced(self.path)
+        self._drop_journal()
         self._release()
 
     def abort(self) -> None:
@@ -388,9 +435,10 @@ class FolderTarget(Target):
 
     def _refuse_leftover(self) -> None:
         raise TargetExistsError(
-            f"{str(self.partial)!r} is left from a write that was interrupted: keep it with "
-            f"'bioio-tk recover {self.path}', or pass overwrite=True to start anew; what was laid "
-            f"out with mode='create' is completed by bioio_tk.finish({str(self.path)!r})"
+            f"{str(self.partial)!r} is left from a write that was interrupted: "
+            f"{self._go_on()}keep it with 'bioio-tk recover {self.path}', or pass overwrite=True "
+            "to start anew; what was laid out with mode='create' is completed by "
+            f"bioio_tk.finish({str(self.path)!r})"
         )
 
     def _same_file(self, fd: int) -> None:
@@ -513,6 +561,10 @@ class RemoteTarget:
         """Remove what leave() has left."""
         self._remove()
 
+    def take_over(self) -> bool:
+        """Return False: on a server an interrupted write is begun anew."""
+        return False
+
     def leave(self) -> None:
         """Leave what was written where it is; without its metadata nobody takes it for an image."""
 
@@ -524,11 +576,12 @@ def target_for(
     *,
     overwrite: bool,
     storage_options: dict[str, Any],
+    resume: bool = False,
 ) -> Target | RemoteTarget:
     """Return the target for what a backend writes at a location."""
     packed = location.name.lower().endswith(backend.packed) if backend.packed else False
     if isinstance(location, Url):
-        if not backend.marks or packed:
+        if not backend.tree or packed:
             raise UnsupportedError(
                 f"{str(location)!r} is a URL, and only OME-Zarr folders are written to a server: "
                 "write the file here and upload it, or end the name with .ome.zarr"
@@ -540,15 +593,21 @@ def target_for(
             remove=lambda: sink.remove(location, storage_options),
         )
     if not backend.marks:
-        return Target(location, overwrite=overwrite)
+        return Target(location, overwrite=overwrite, resume=resume)
+    given: dict[str, Any] = {"overwrite": overwrite, "foreign": sink.foreign, "resume": resume}
     if packed:
-        return PackedTarget(location, pack=sink.pack, overwrite=overwrite, foreign=sink.foreign)
-    return FolderTarget(location, overwrite=overwrite, foreign=sink.foreign)
+        return PackedTarget(location, pack=sink.pack, **given)
+    return FolderTarget(location, **given)
 
 
 def partial_path(path: Path) -> Path:
     """Return where the unfinished file of `path` lies."""
     return path.with_name(path.name + SUFFIX)
+
+
+def journal_path(path: Path) -> Path:
+    """Return where the journal of the unfinished file of `path` lies."""
+    return path.with_name(path.name + SUFFIX + JOURNAL)
 
 
 def move_new(source: Path, path: Path) -> None:

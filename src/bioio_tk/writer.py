@@ -6,6 +6,8 @@ import os
 import threading
 import warnings
 from contextlib import contextmanager, suppress
+from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -19,6 +21,7 @@ from bioio_tk.core.dtype import CASTS, as_pixels
 from bioio_tk.core.index import Selection, select
 from bioio_tk.core.location import Url, locate
 from bioio_tk.core.region import AXES
+from bioio_tk.core.spec import Level, fit_tile
 from bioio_tk.draft import ALIASES, PROPERTIES, Draft
 from bioio_tk.engine.pool import check_workers
 from bioio_tk.engine.scratch import Scratch
@@ -26,6 +29,7 @@ from bioio_tk.engine.write import TileWriter
 from bioio_tk.errors import (
     BioIOError,
     ClosedError,
+    PixelTypeError,
     ReadOnlyError,
     SpecError,
     UnsupportedError,
@@ -38,11 +42,15 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from ome_types import OME
 
-    from bioio_tk.backends.base import Sink
+    from bioio_tk.backends.base import Journal, Sink
     from bioio_tk.backends.registry import Backend
+    from bioio_tk.core.location import Location
     from bioio_tk.core.plate import Plate
-    from bioio_tk.core.region import Shape5
-    from bioio_tk.core.spec import ImageSpec
+    from bioio_tk.core.region import Shape5, Slices5
+    from bioio_tk.core.spec import Address, ImageSpec
+
+_MOST_PIXELS = 1 << 25
+"""Of a tile that is as wide as the image."""
 
 
 class BioWriter(BioBase):
@@ -55,9 +63,10 @@ class BioWriter(BioBase):
     ----------
     file_path : str or Path
         The file to make; its ending says the format: ``.ome.tif`` …, ``.ome.zarr`` or ``.zarr``
-        (a folder; ``.ozx`` and ``.zip`` pack it), and through Bio-Formats ``.ome`` (OME-XML),
-        ``.ics``, ``.dcm``, ``.jp2``, ``.png`` and ``.avi``. An OME-Zarr may also go to a URL
-        (``s3://`` …).
+        (a folder; ``.ozx`` and ``.zip`` pack it), ``.h5`` (HDF5), ``.npy``, ``.suite2p`` (a folder
+        of raw int16 movies; also ``FOLDER/data_raw.bin``), and through Bio-Formats ``.ome``
+        (OME-XML), ``.ics``, ``.dcm``, ``.jp2``, ``.png`` and ``.avi``. An OME-Zarr may also
+        go to a URL (``s3://`` …).
     max_workers : int, optional
         Threads to encode with; by default one per CPU this process may use.
     backend : str, optional
@@ -73,7 +82,9 @@ class BioWriter(BioBase):
     compression : str, optional
         Name of the codec: for OME-TIFF ``"deflate"`` (default), ``"zstd"``, ``"lzw"``, ``"lzma"``,
         ``"packbits"``, ``"jpeg"``, ``"jpeg2000"``, ``"jpegxl"``, ``"lerc"``, ``"none"``; for
-        OME-Zarr ``"zstd"`` (default), ``"blosc-zstd"``, ``"blosc-lz4"``, ``"gzip"``, ``"none"``.
+        OME-Zarr ``"blosc-zstd"`` (default), ``"zstd"`` (default for pixels of one byte, and with
+        a level), ``"blosc-lz4"``, ``"gzip"``, ``"none"``;
+        for HDF5 ``"gzip"`` (default), ``"none"``.
     compression_level : int, optional
         Level or quality, in the codec's own scale.
     predictor : bool, optional
@@ -114,6 +125,15 @@ class BioWriter(BioBase):
         With a group of labels: ``{"colors": {1: (255, 0, 0, 255)}, "properties": {1: {…}}}``.
     storage_options : dict, optional
         For a URL: what fsspec passes to the file system.
+    ome : bool
+        False leaves the metadata of OME out: a plain TIFF that ImageJ opens as a hyperstack, a
+        Zarr array without those of NGFF. What only they can say (names and colours of channels)
+        is lost.
+    dataset_name : str, optional
+        Name of the dataset in an HDF5 file, ``"mov"`` by default.
+    journal : Journal, optional
+        Keeps a record of the tiles that are stored, so that an interrupted write can be gone on
+        with. It is left out where that cannot be; `journal_note` says why.
     **properties
         Any property of the image: ``X Y Z C T`` (or ``shape``), ``dtype``, ``channel_names``,
         ``channel_colors``, ``physical_size_x`` … as ``(value, unit)``, ``time_increment``,
@@ -161,13 +181,15 @@ class BioWriter(BioBase):
         plate: Plate | None = None,
         label: dict[str, Any] | None = None,
         storage_options: dict[str, Any] | None = None,
+        ome: bool = True,
+        dataset_name: str | None = None,
+        journal: Journal | None = None,
         **properties: Any,
     ) -> None:
         self._pid = os.getpid()
         self._state = "new"  # new -> open -> closed; "failed" once a tile was not stored
-        self._path = locate(file_path)
+        self._path, self._row = _where(file_path, backend)
         self._workers = check_workers(max_workers)
-        self._row = registry.for_writing(self._path, backend)
         self._tile = _tile_size(tile_size) if chunks is None else _chunk_size(chunks)
         self._levels = _level_count(pyramid)
         self._shrink_z = bool(pyramid_z)
@@ -195,15 +217,20 @@ class BioWriter(BioBase):
             "chunks": chunks,
             "shards": shards,
             "label": label if label is not None or not place.is_label else {},
+            "dataset_name": dataset_name,
+            "ome": None if ome else False,
         }
         given = {name: value for name, value in extra.items() if value is not None}
         self._options = (compression, compression_level, predictor, given)
+        self._sink_class = registry.load_sink(self._row, given)
         self._storage_options = dict(storage_options or {})
         self._final: ImageSpec | None = None
         self._sink: Sink | None = None
+        self._given_levels: list[Shape5] | None = None  # sizes of smaller levels that are given
         self._gate = threading.Condition()
         self._writing = 0
-        self._mode = _mode(mode, self._row)
+        self._mode = _mode(mode, self._row, alone=not ome, group=group)
+        self.journal, self.journal_note = self._kept(journal, group)
         if self._mode == "r+":
             self._join(place)
             return
@@ -212,7 +239,10 @@ class BioWriter(BioBase):
         self._check()
         self._place = place
         self._target: Any = place.target(
-            self._sink_class, overwrite=overwrite, storage_options=self._storage_options
+            self._sink_class,
+            overwrite=overwrite,
+            storage_options=self._storage_options,
+            resume=self.journal is not None and self.journal.resume,
         )
 
     def _describe(
@@ -315,7 +345,13 @@ class BioWriter(BioBase):
             self._draft.set("dtype", array.dtype)
 
     def _write(self, selection: Selection, value: Any) -> None:
-        pixels = as_pixels(value, self.dtype, self._cast)
+        try:
+            pixels = as_pixels(value, self.dtype, self._cast)
+        except PixelTypeError as exc:
+            if exc.place is None or len(exc.place) != 5:
+                raise
+            at = zip(selection.spans, exc.place, strict=True)
+            raise exc.moved(tuple(int(span[n]) for span, n in at)) from None
         data = selection.flip(spread(pixels, selection))
         if self._mode == "create":
             raise SpecError("mode='create' lays an image out: open it with mode='r+' to write")
@@ -380,12 +416,36 @@ class BioWriter(BioBase):
                 )
 
     def _drafted(self) -> ImageSpec:
-        return self._draft.spec(
-            self._tile,
-            self._levels,
-            multiple=self._sink_class.caps.tile_multiple,
+        tile = self._tile
+        if self._sink_class.caps.whole_rows:
+            tile = _whole_rows(tile[0], self._draft.shape[1])
+        multiple = self._sink_class.caps.tile_multiple
+        spec = self._draft.spec(
+            tile,
+            self._levels if self._given_levels is None else 1,
+            multiple=multiple,
             shrink_z=self._shrink_z,
         )
+        full = spec.levels[0]
+        if self._given_levels is None:
+            return spec
+        kept = (Level(size, fit_tile(size, full.tile, multiple)) for size in self._given_levels)
+        return replace(spec, levels=(full, *kept))
+
+    def _keep_levels(self, shapes: Sequence[Shape5]) -> None:
+        """Take smaller levels of these sizes as they are given, in place of making them."""
+        self._given_levels = list(shapes)
+
+    def _put_level(self, level: int, box: Slices5, pixels: NDArray[Any]) -> None:
+        """Write pixels of one of the levels that are kept."""
+        spans = tuple(range(s.start, s.stop) for s in box)
+        with self._busy():
+            try:
+                data = as_pixels(pixels, self.dtype, self._cast)
+                self._tiles.write_at(level, spans, data)
+            except BaseException:
+                self._state = "failed"
+                raise
 
     def _store_options(self) -> StoreOptions:
         compression, level, predictor, extra = self._options
@@ -398,6 +458,7 @@ class BioWriter(BioBase):
             extra,
             self._storage_options,
             self._path.name,
+            journaled=self.journal is not None,
         )
 
     def _join(self, place: Place) -> None:
@@ -448,26 +509,96 @@ class BioWriter(BioBase):
                     f"(given: {span!r:.60})"
                 )
 
+    def start(self) -> None:
+        """Make the unfinished file now, or go on with the one that the journal is of.
+
+        Raises
+        ------
+        SpecError
+            The journal is of another image, or of other options.
+        """
+        with self._busy():
+            pass
+
     def _start(self) -> None:
         spec = self._drafted()
         self._check_labelled(spec)
         options = self._store_options()
         self._sink_class.check((spec,), options)
-        self._target.open()
-        try:
-            self._sink = self._sink_class(self._target.partial, (spec,), options)
-        except BaseException:
-            self._target.abort()
-            raise
+        found = self._take_hold(spec, options)
+        if not found:
+            try:
+                if self.journal is not None:
+                    self.journal.begin({})
+                self._sink = self._sink_class(self._target.partial, (spec,), options)
+            except BaseException:
+                self._target.abort()
+                if self.journal is not None:
+                    self.journal.remove()
+                raise
         self._final = spec
         self._begin()
+        if found:
+            try:
+                self._tiles.resume()
+            except BaseException:
+                self._state = "failed"
+                raise
+
+    def _take_hold(self, spec: ImageSpec, options: StoreOptions) -> bool:
+        """Take hold of the unfinished file; return whether there are tiles in it to keep."""
+        journal = self.journal
+        if journal is None or not self._target.take_over():
+            self._target.open()
+            if journal is not None:
+                journal.describe(spec, options)
+            return False
+        try:
+            known = journal.load(spec, options)
+            if not known:
+                self._target.clear()
+                return False
+            sink = self._sink_class.resume(self._target.partial, (spec,), options, known)
+            try:
+                journal.begin({at: what for at, what in known.items() if sink.holds(at)})
+            except BaseException:
+                sink.suspend()
+                raise
+        except BaseException:
+            self._target.leave()
+            raise
+        self._sink = sink
+        return True
 
     def _begin(self) -> None:
         self._scratch = Scratch(self._place.scratch_folder)
+        journal, sink = self.journal, self._live_sink
         self._tiles = TileWriter(
-            self._live_sink, workers=self._workers, scratch=self._scratch, method=self._method
+            sink,
+            workers=self._workers,
+            scratch=self._scratch,
+            method=self._method,
+            shrinks=self._given_levels is None,
+            done=() if journal is None else journal.tiles,
+            stored=None if journal is None else partial(_record, journal, sink),
         )
         self._state = "open"
+
+    def _kept(self, journal: Journal | None, group: str) -> tuple[Journal | None, str]:
+        """Return the journal to keep, or why an interrupted write could not be gone on with."""
+        if journal is None:
+            return None, ""
+        note = self._no_journal(group)
+        return None if note else journal, note if journal.resume else ""
+
+    def _no_journal(self, group: str) -> str:
+        if self._mode != "w" or group:
+            return "what is written into a store of several images cannot be resumed"
+        if isinstance(self._path, Url):
+            return "what is written to a server cannot be resumed: there is no file here to keep"
+        if getattr(self._sink_class, "resume", None) is None:
+            return f"files of the {self._row.name!r} backend cannot be resumed: they are begun anew"
+        return ""
 
     def close(self) -> None:
         """Store what still waits, complete the file and move it into place.
@@ -504,8 +635,7 @@ class BioWriter(BioBase):
             if self._mode == "create":
                 self._target.mark_shared()
             if self._mode == "w":
-                self._target.commit()
-                self._place.register(self._sink_class, self._ngff_version)
+                self._commit()
             else:
                 self._target.leave()
         except BaseException:
@@ -514,6 +644,12 @@ class BioWriter(BioBase):
             raise
         finally:
             self._scratch.close()
+
+    def _commit(self) -> None:
+        self._target.commit()
+        if self.journal is not None:
+            self.journal.remove()
+        self._place.register(self._sink_class, self._ngff_version)
 
     def abort(self) -> None:
         """Give up: remove the unfinished file; what was at its place before stays as it was."""
@@ -529,21 +665,45 @@ class BioWriter(BioBase):
                 self._target.leave()
             else:
                 self._target.abort()
+                if self.journal is not None:
+                    self.journal.remove()
+
+    def suspend(self) -> bool:
+        """Give up, but leave what is done and its journal; return whether there is any."""
+        if self._forked:
+            return False
+        with self._gate:
+            self._gate.wait_for(lambda: not self._writing)
+            state, self._state = self._state, "closed"
+        if state in ("open", "failed"):
+            self._let_go()
+            self._scratch.close()
+            self._target.leave()
+        if self.journal is None:
+            return False
+        self.journal.close()
+        return state != "new"
 
     def discard(self) -> None:
         """Remove what a close() that failed has left for recovery."""
-        if self._state == "closed":
+        if self._state == "closed" and not (self.journal is not None and self.journal.resume):
             self._target.discard()
+            if self.journal is not None:
+                self.journal.remove()
 
     def _worth_writing(self) -> bool:
         return self._image is not None or {"X", "Y"} <= set(self._draft.sizes)
 
     def _finish_unwritten(self) -> None:
-        if self._image is not None:
-            self[...] = self._image
-        else:
-            with self._busy():
-                pass  # an image without pixels written is all 0
+        try:
+            if self._image is not None:
+                self[...] = self._image
+            else:
+                with self._busy():
+                    pass  # an image without pixels written is all 0
+        except BaseException:  # all of it is still with the caller
+            self.abort()
+            raise
 
     @property
     def _live_sink(self) -> Sink:
@@ -552,8 +712,12 @@ class BioWriter(BioBase):
         return self._sink
 
     def _let_go(self) -> None:
+        sink: Any = self._live_sink
         with suppress(OSError, BioIOError):  # there is an error already: the one to report
-            self._live_sink.close()
+            if self.journal is None:
+                sink.close()
+            else:
+                sink.suspend()
 
     def __enter__(self) -> BioWriter:
         return self
@@ -623,12 +787,22 @@ class BioWriter(BioBase):
             self._fit_channels()
 
 
+def _record(journal: Journal, sink: Any, tiles: Sequence[tuple[Address, Any]]) -> None:
+    """Enter tiles that are stored into the journal, and how the sink finds them again."""
+    journal.tiles_stored([(at, sink.trace(at, encoded)) for at, encoded in tiles])
+
+
 def _tile_size(value: Any) -> tuple[int, int]:
     sizes = (value, value) if np.ndim(value) == 0 else tuple(value)
     whole = all(isinstance(n, (int, np.integer)) and not isinstance(n, bool) for n in sizes)
     if len(sizes) != 2 or not whole or any(n < 16 or n % 16 for n in sizes):
         raise SpecError(f"tile_size={value!r}: give a multiple of 16, or two (height, width)")
     return (int(sizes[0]), int(sizes[1]))
+
+
+def _whole_rows(height: int, width: int) -> tuple[int, int]:
+    """Return a tile of whole rows: as high as one was wanted, unless that is very much."""
+    return (max(1, min(height, _MOST_PIXELS // width)), width)
 
 
 def _chunk_size(value: Any) -> tuple[int, ...]:
@@ -650,10 +824,19 @@ def _agreed_version(given: str | None, store: str | None) -> str | None:
     return given or store
 
 
-def _mode(mode: str, row: Backend) -> str:
+def _where(file_path: Any, backend: str | None) -> tuple[Location, Backend]:
+    """Return what is made at a path, and who writes it."""
+    location = locate(file_path)
+    row = registry.for_writing(location, backend)
+    return registry.home(location, row), row
+
+
+def _mode(mode: str, row: Backend, *, alone: bool, group: str) -> str:
     if mode not in ("w", "create", "r+"):
         raise SpecError(f"mode={mode!r}: choose 'w', 'create' or 'r+'")
-    if mode != "w" and not row.marks:
+    if alone and (mode != "w" or group):
+        raise SpecError("ome=False is for an image of its own: leave mode= and group= out")
+    if mode != "w" and not row.tree:
         raise UnsupportedError(
             f"mode={mode!r} is for several processes that write one image, which only OME-Zarr "
             "can: end the name with .ome.zarr"
