@@ -28,6 +28,8 @@ CASES = {
     "wide": Case((5, 211, 1, 2, 1)),
     "rgb": Case((19, 35, 2, 3, 1), samples=3),
 }
+NARROW = {"suite2p"}
+"""Backends whose files hold one pixel type only: they have tests of their own."""
 DTYPES = ["u1", "i1", "u2", "i2", "u4", "i4", "u8", "i8", "f2", "f4", "f8", "c8", "bool"]
 
 

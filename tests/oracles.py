@@ -24,7 +24,11 @@ class Refusal(NamedTuple):
     pyramids: bool = False
 
 
-REFUSED = {".ome": Refusal(("u8", "i8", "f2", "f8", "c8", "bool"), samples=True, pyramids=True)}
+REFUSED = {
+    ".npy": Refusal(pyramids=True),
+    ".h5": Refusal(pyramids=True),
+    ".ome": Refusal(("u8", "i8", "f2", "f8", "c8", "bool"), samples=True, pyramids=True),
+}
 """By the ending of the file; formats that are not here must hold everything."""
 
 
@@ -82,6 +86,21 @@ def _zarr(group, level, *, raw=False):
 
 def memory(path, level=0):
     return None
+
+
+def npy(path, level=0):
+    assert level == 0
+    pixels = np.load(path)
+    return yxzct(pixels, "TCZYX"[-pixels.ndim :])
+
+
+def hdf5(path, level=0):
+    import h5py
+
+    assert level == 0
+    with h5py.File(path, locking=False) as file:
+        data = file["mov"]
+        return yxzct(data[()], "".join(data.attrs["dims"]))
 
 
 def java(path, level=0):

@@ -22,7 +22,8 @@ FLOORS = [
     ["meta"],
     ["backends"],
     ["engine"],
-    ["base", "reader", "writer", "lazy", "draft", "target", "place", "batches", "stream", "bdv"],
+    ["base", "reader", "writer", "lazy", "draft", "target", "place", "batches", "stream", "bdv"]
+    + ["inputs"],
     ["api", "jobs"],
     ["cli", "compat", "viewer"],
     ["__init__", "__main__"],
@@ -33,6 +34,7 @@ THREADS = {"Thread", "Timer", "ThreadPoolExecutor", "ProcessPoolExecutor", "Pool
 # no formats: all may use them
 SHARED = {"base", "_file", "_store", "_store_url", "_store_zip"} | {
     *("_kinds", "_java_suffixes", "_vendor_tiff"),
+    *("_described", "_numpy_file", "_raw_planes"),
 }
 
 LOOPS = {"backends/_store_url.py": {"asyncio"}}  # speaks to the loop that fsspec runs
@@ -107,6 +109,7 @@ def test_backends_do_not_import_each_other():
 
 def test_only_the_registry_knows_the_backends():
     documents = {"_zarr_tree", "_zarr_array", "_zarr_meta"}  # validate and upgrade look into them
+    documents |= {"_tiff_comment"}  # what `bioio-tk metadata` writes
     documents |= {"_java_home", "_java_vm"}  # what `bioio-tk java` installs and warms
     others = SHARED | documents | {"registry", "__init__"}
     backends = {p.stem for p in (ROOT / "backends").glob("*.py")} - others
@@ -165,6 +168,7 @@ FORBIDDEN = {
 RESTORED = {
     "backends/_java_vm.py": {"locale.setlocale"},
     "backends/_java_signals.py": {"signal.signal"},
+    "engine/_child.py": {"signal.signal"},  # a process of its own
 }
 METHODS = {"setLevel", "addHandler", "removeHandler"}
 

@@ -72,9 +72,7 @@ KNOWN = [
     ("a.gif", b"GIF89a", "Graphics Interchange Format"),
     ("a.bmp", b"BM\1\2\3\4", "Windows Bitmap"),
     ("a.avi", b"RIFF\1\1\1\1AVI LIST", "Audio Video Interleave"),
-    ("a.h5", HDF5, "BDV"),
     ("a.ims", HDF5, "Bitplane Imaris"),
-    ("a.unknown", HDF5, "HDF5"),
     ("a.HTD", b'"HTSInfoFile", Version 1.0\r\n', "CellWorx"),
     ("a.nd", b'"NDInfoFile", Version 1.0\r\n', "Metamorph STK"),
     ("a.dv", bytes(7) + b"\1", "Deltavision"),
@@ -124,7 +122,6 @@ NO_IMAGES = [
     ("a.svg", b"<svg xmlns='http://www.w3.org/2000/svg'/>"),
     ("a.html", b"<!DOCTYPE html><html></html>"),
     ("a.pdf", b"%PDF-1.7\n\xe2\xe3\xcf\xd3"),
-    ("a.npy", b"\x93NUMPY\1\0v\0{'descr': '<f8'}"),
     ("a.gz", b"\x1f\x8b\x08\0\0\0"),
     ("no_suffix", b"text alone\n"),
     ("a.tif", b"\1\2\3\4\5\6\7"),
@@ -464,7 +461,7 @@ def test_backend_decides(tmp_path, java):
             np.testing.assert_array_equal(br[:], PLANE)
             again = pickle.loads(pickle.dumps(br))
             assert (again.backend, again.backend_reason) == (br.backend, br.backend_reason)
-    with pytest.raises(SpecError, match="there are python, zarr, java"):
+    with pytest.raises(SpecError, match="there are python, zarr, .*java"):
         BioReader(tmp_path / "a.tif", backend="bioform")
 
 

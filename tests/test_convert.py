@@ -567,13 +567,13 @@ def test_recover_after_a_kill(tmp_path, big):
         recover(target)
     child.kill()
     child.communicate()
-    assert listed(tmp_path) == ["b.ome.tif.partial"]
+    assert listed(tmp_path) == ["b.ome.tif.partial", "b.ome.tif.partial.journal"]
 
     look = recover(target, dry_run=True)
     stored, count = look.tiles[0]
     assert 0 < stored < count == 4 * 36
     assert (look.moved, look.whole, look.planes) == (False, False, 4)
-    assert listed(tmp_path) == ["b.ome.tif.partial"]
+    assert listed(tmp_path) == ["b.ome.tif.partial", "b.ome.tif.partial.journal"]
 
     target.write_bytes(b"precious")
     with pytest.raises(TargetExistsError):

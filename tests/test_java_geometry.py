@@ -17,7 +17,7 @@ from bioio_tk.backends import _java_geometry, java_read
 from bioio_tk.backends._java_geometry import Layout, settled, tile_of
 from bioio_tk.core.plate import Field, Plate, Well
 from bioio_tk.errors import DamagedFileError
-from bioio_tk.jobs.convert import convert_series
+from bioio_tk.jobs.collection import convert_series
 
 sizes = st.integers(1, 20_000)
 

@@ -6,9 +6,21 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from bioio_tk.api import assemble as assemble
+    from bioio_tk.api import axial_shifts as axial_shifts
+    from bioio_tk.api import batch as batch
     from bioio_tk.api import convert as convert
     from bioio_tk.api import finish as finish
+    from bioio_tk.api import get_metadata as get_metadata
+    from bioio_tk.api import imread as imread
+    from bioio_tk.api import imwrite as imwrite
+    from bioio_tk.api import map_tiles as map_tiles
+    from bioio_tk.api import reduce as reduce
+    from bioio_tk.api import set_metadata as set_metadata
+    from bioio_tk.api import stack as stack
     from bioio_tk.api import start as start
+    from bioio_tk.api import verify as verify
+    from bioio_tk.api import with_axial_shifts as with_axial_shifts
     from bioio_tk.core.plate import Plate as Plate
     from bioio_tk.errors import BioIOError as BioIOError
     from bioio_tk.reader import BioReader as BioReader
@@ -21,9 +33,21 @@ __all__ = [
     "BioWriter",
     "Plate",
     "__version__",
+    "assemble",
+    "axial_shifts",
+    "batch",
     "convert",
     "finish",
+    "get_metadata",
+    "imread",
+    "imwrite",
+    "map_tiles",
+    "reduce",
+    "set_metadata",
+    "stack",
     "start",
+    "verify",
+    "with_axial_shifts",
 ]
 
 # imported on first use, so that `import bioio_tk` costs nothing
@@ -32,8 +56,20 @@ _HOME = {
     "BioReader": "bioio_tk.reader",
     "BioWriter": "bioio_tk.writer",
     "Plate": "bioio_tk.core.plate",
+    "batch": "bioio_tk.api",
     "convert": "bioio_tk.api",
     "finish": "bioio_tk.api",
+    "imread": "bioio_tk.api",
+    "imwrite": "bioio_tk.api",
+    "assemble": "bioio_tk.api",
+    "axial_shifts": "bioio_tk.api",
+    "map_tiles": "bioio_tk.api",
+    "reduce": "bioio_tk.api",
+    "stack": "bioio_tk.api",
+    "get_metadata": "bioio_tk.api",
+    "set_metadata": "bioio_tk.api",
+    "verify": "bioio_tk.api",
+    "with_axial_shifts": "bioio_tk.api",
     "start": "bioio_tk.api",
 }
 

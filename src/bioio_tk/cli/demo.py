@@ -14,8 +14,9 @@ from typing import Any
 
 import click
 
-from bioio_tk.cli.progress import Progress
-from bioio_tk.cli.text import ByteSize, duration, size
+from bioio_tk.cli.text import ByteSize
+from bioio_tk.core.text import duration, size
+from bioio_tk.jobs.bar import Progress
 
 _ROOM = 2.2  # of the size of the pixels, for source and copy; noise hardly compresses
 

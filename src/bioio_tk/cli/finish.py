@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from bioio_tk.cli.progress import Progress
+from bioio_tk.jobs.bar import Progress
 
 
 @click.command()

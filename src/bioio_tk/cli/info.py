@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from bioio_tk.cli.text import STORAGE_OPTION, files, plural, size
+from bioio_tk.cli.text import STORAGE_OPTION, files
+from bioio_tk.core.text import plural, size
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

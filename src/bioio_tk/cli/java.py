@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from bioio_tk.cli.text import size
+from bioio_tk.core.text import size
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator

@@ -21,12 +21,17 @@ _COMMANDS = {
     "info": "Show what is in image files.",
     "formats": "Show which formats can be read and written here.",
     "convert": "Convert an image to OME-TIFF, OME-Zarr and more, whatever its size.",
+    "batch": "Convert many images as one job, and go on where one fails.",
+    "wipp": "Convert a collection to single planes, as a plugin of WIPP.",
+    "verify": "Check that two images have the same pixels.",
+    "metadata": "Show or change names, colours and pixel sizes in place.",
     "thumbnail": "Make a small PNG picture of an image.",
     "validate": "Check that image files are what their format asks for.",
     "upgrade": "Bring an OME-Zarr 0.1 to 0.4 to version 0.5.",
     "finish": "Complete an OME-Zarr that several processes have written.",
     "recover": "Keep what an interrupted write has left.",
     "demo": "Try it all on a large generated image.",
+    "doctor": "Say what is installed, and what would go wrong.",
     "java": "Install and check what reading with Bio-Formats needs.",
 }
 
@@ -111,6 +116,8 @@ def main(args: list[str] | None = None) -> NoReturn:
         if debug:
             raise
         click.echo(f"Error: {error_text(exc)}", err=True)
+        for note in getattr(exc, "__notes__", ()):
+            click.echo(f"  {note}", err=True)
         code = 1
     sys.exit(143 if terminated and code == 130 else code if isinstance(code, int) else 0)
 

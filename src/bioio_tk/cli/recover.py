@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from bioio_tk.cli.text import plural
+from bioio_tk.core.text import plural
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

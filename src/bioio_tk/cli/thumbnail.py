@@ -6,8 +6,8 @@ from typing import Any
 
 import click
 
-from bioio_tk.cli.progress import Progress
 from bioio_tk.cli.text import STORAGE_OPTION
+from bioio_tk.jobs.bar import Progress
 
 
 @click.command()

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from bioio_tk.cli.text import STORAGE_OPTION, files, plural
+from bioio_tk.cli.text import STORAGE_OPTION, files
+from bioio_tk.core.text import plural
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator

@@ -2,116 +2,90 @@
 
 from __future__ import annotations
 
-import inspect
-import json
-import math
 import os
-import sys
 import time
-from contextlib import ExitStack, suppress
-from dataclasses import asdict, dataclass, replace
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bioio_tk.backends import registry
-from bioio_tk.core.location import Location, Url, locate
-from bioio_tk.engine.copy import View, copy
+from bioio_tk.core.checksum import PlaneSums
+from bioio_tk.core.location import Location, Url, absolute, locate
 from bioio_tk.engine.pool import check_workers
-from bioio_tk.errors import SpecError, TargetExistsError, UnsupportedError
-from bioio_tk.reader import BioReader, check_path
-from bioio_tk.target import target_for
+from bioio_tk.errors import DamagedFileError, SpecError
+from bioio_tk.inputs.open import open_input
+from bioio_tk.jobs.bar import shown
+from bioio_tk.jobs.journal import Journal
+from bioio_tk.jobs.labels import Filled, copy_labels, open_labels
+from bioio_tk.jobs.names import folder_of, target_of
+from bioio_tk.jobs.options import Options
+from bioio_tk.jobs.record import carried, files_of, is_same, step_of
+from bioio_tk.jobs.report import ConvertReport, bytes_on_disk, part_of, peak_rss
+from bioio_tk.jobs.select import chosen
+from bioio_tk.jobs.transfer import transfer
 from bioio_tk.writer import BioWriter
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
-    from bioio_tk.core.plate import Plate
-    from bioio_tk.core.region import Shape5
-    from bioio_tk.engine.copy import Progress
+    from bioio_tk.engine.copy import Progress, View
+    from bioio_tk.lazy import LazyArray
+    from bioio_tk.reader import BioReader
 
-_FOR_LABELS = (
-    "compression",
-    "compression_level",
-    "tile_size",
-    "ngff_version",
-    "chunks",
-    "shards",
-    "pyramid_z",
+_KEPT = (
+    *("compression", "compression_level", "predictor", "tile_size", "downsample", "cast"),
+    *("overwrite", "ngff_version", "chunks", "shards", "pyramid_z", "group", "storage_options"),
 )
-
-
-@dataclass(frozen=True, slots=True)
-class ConvertReport:
-    """What a conversion did.
-
-    Attributes
-    ----------
-    source, target : str
-        The two files.
-    series : int
-        Which image of the source, from 0.
-    shape : tuple of 5 int
-        Size along Y, X, Z, C, T.
-    dtype : str
-        Pixel type of the target.
-    levels : int
-        Resolutions of the target.
-    bytes_in, bytes_out : int
-        Size of the two files on disk.
-    pixel_bytes : int
-        Size of the pixels read, uncompressed.
-    seconds : float
-        Time it took.
-    peak_rss : int or None
-        Most memory this process has ever held, in bytes; None where the system does not say.
-    notes : tuple of str
-        What is worth knowing about the source and what became of it.
-    group : str
-        Where in the target the image lies: ``"1"``, ``"A/1/0"``; "" for the target itself.
-    labels : tuple of str
-        Names of the label images that were copied with it.
-    """
-
-    source: str
-    target: str
-    series: int
-    shape: Shape5
-    dtype: str
-    levels: int
-    bytes_in: int
-    bytes_out: int
-    pixel_bytes: int
-    seconds: float
-    peak_rss: int | None
-    notes: tuple[str, ...]
-    group: str = ""
-    labels: tuple[str, ...] = ()
-
-    @property
-    def speed(self) -> float:
-        """Bytes of pixels per second."""
-        return self.pixel_bytes / max(self.seconds, 1e-9)
-
-    def to_json(self) -> str:
-        """Return the report as a JSON object."""
-        return json.dumps(asdict(self), ensure_ascii=False)
+"""Options that go to `BioWriter` as they are."""
+_JOURNALED = 256 << 20
+"""Bytes of pixels from which on a record is kept, for a run that may be interrupted."""
 
 
 def convert(  # noqa: PLR0913 (a face: every option by its name)
-    src: str | os.PathLike[str] | BioReader,
-    dst: str | os.PathLike[str],
+    src: Any,
+    dst: str | os.PathLike[str] | None = None,
     *,
     series: int | None = None,
     level: int | None = None,
+    dims: str | None = None,
+    dim_order: str | None = None,
+    select: Any = None,
+    t: Any = None,
+    c: Any = None,
+    z: Any = None,
+    y: Any = None,
+    x: Any = None,
+    planes: Any = None,
+    timepoints: Any = None,
+    frames: Any = None,
+    channels: Any = None,
+    num_frames: int | None = None,
+    num_timepoints: int | None = None,
+    num_zplanes: int | None = None,
+    order: Sequence[int] | None = None,
+    register_z: bool = False,
+    roi: int | Sequence[int] | None = None,
+    roi_mode: str | None = None,
+    stack: str | None = None,
+    fill: float | None = None,
+    shape: Sequence[int] | None = None,
+    backend: str | None = None,
+    ext: str | None = None,
+    output_name: str | None = None,
+    output_suffix: str | None = None,
+    dataset_name: str | None = None,
+    metadata: Any = None,
     compression: str | None = None,
     compression_level: int | None = None,
     predictor: bool | None = None,
     tile_size: int | tuple[int, int] = 1024,
     pyramid: bool | int = True,
+    levels: int | str | None = None,
     downsample: str | None = None,
     dtype: Any = None,
     cast: str | None = None,
-    overwrite: bool = False,
+    ome: bool = True,
     ngff_version: str | None = None,
     chunks: int | Sequence[int] | None = None,
     shards: int | Sequence[int] | bool | None = None,
@@ -119,27 +93,93 @@ def convert(  # noqa: PLR0913 (a face: every option by its name)
     group: str = "",
     labels: bool = True,
     storage_options: dict[str, Any] | None = None,
+    exists: str | None = None,
+    overwrite: bool = False,
+    resume: bool = False,
+    dry_run: bool = False,
+    verify: str = "none",
+    memory: int | None = None,
+    target_chunk_mb: float | None = None,
+    workers: int | None = None,
     max_workers: int | None = None,
+    client: Any = None,
+    shard_job: str | None = None,
+    finalize: bool = False,
     progress: Progress | None = None,
+    progress_callback: Callable[..., object] | None = None,
+    show_progress: bool = False,
 ) -> ConvertReport:
-    """Convert an image of any size, with its metadata, tile by tile.
+    """Convert an image of any size, or what is selected of it, with its metadata, tile by tile.
 
-    Memory is bounded by the number of workers times the size of a tile, and for a source of
-    compressed strips by a band of the image as high as a tile. If it fails or is interrupted,
-    what was at `dst` before stays as it was, and nothing is left beside it.
+    Memory is bounded, whatever the size of the image. If it fails or is interrupted, what was at
+    `dst` before stays as it was, and nothing is left beside it but what `resume` goes on with.
 
     Parameters
     ----------
-    src : str, Path or BioReader
-        The image. Of an open reader the series and level that are open are converted.
+    src : path, array, BioReader, LazyArray, or several
+        The image: anything `imread` takes. Of an open reader the series and level that are open
+        are converted.
     dst : str or Path
-        The file to make; its ending says the format.
+        The file to make; its ending says the format. With `ext` it is a
+        folder, and the file in it is called after what it holds: ``tp00001-00006_zplane03.tif``.
     series, level : int, optional
         Which image of the file, and which of its resolutions; the first and largest by default.
-    compression, compression_level, predictor, tile_size, overwrite
+    dims, dim_order : str, optional
+        The axes of an array that does not name them, slowest first: ``"TZYX"``.
+    select : str or dict, optional
+        What to take, from 0 and half open: ``"c=0,2 z=10:20 t=::2 y=0:512"``.
+    t, c, z, y, x : int, slice or sequence, optional
+        The same for one axis: ``z=slice(10, 20)``.
+    planes, timepoints, channels : int, str or sequence of int, optional
+        What to take of Z, T and C, counted from 1: ``7``, ``[1, 7, 14]``, ``"1:100"``.
+    frames : optional
+        Another name of `timepoints`.
+    num_timepoints, num_zplanes : int, optional
+        How many to take, the first ones; `num_frames` is another name of `num_timepoints`.
+    num_frames : int, optional
+        As `num_timepoints`.
+    order : sequence of int, optional
+        Puts planes into another order: for each place the number, from 0, of one of `planes`.
+    register_z : bool
+        Find out by how much each plane lies beside the one before, by phase correlation, and
+        write that into the metadata (see `axial_shifts`); the pixels stay where they are.
+    roi : int or sequence of int, optional
+        With ``roi_mode="separate"``: which images of a file that has one for each region, from
+        1; 0 or None for all. Each gets a folder ``roi01`` … of its own.
+    roi_mode : {"concat_y", "separate"}, optional
+        Join all images of the file along Y, or write each by itself.
+    stack, fill, shape : optional
+        For several files, or for tiles: see `imread`.
+    backend : str, optional
+        What reads `src`: ``"python"`` (TIFF), ``"zarr"``, ``"java"`` …
+    ext : str, optional
+        Format of a file that is named by what it holds: ``".tif"``, ``".zarr"``, ``".h5"``,
+        ``".bin"``, ``".npy"`` …
+    output_name, output_suffix : str, optional
+        Name of that file instead, and what is put before its ending.
+    dataset_name : str, optional
+        HDF5: name of the dataset, ``"mov"`` by default.
+    metadata : dict, ome_types.OME or str, optional
+        A dict is added to the metadata of the image: properties of `BioWriter` such as
+        ``channel_names``, ``dx``, ``dy``, ``dz`` in µm and ``fs`` in Hz, and anything else. An
+        OME object or OME-XML takes their place.
+    compression, compression_level, predictor, tile_size
         As for `BioWriter`.
+    pyramid : bool
+        Add smaller resolutions (the default) where the format has any.
+    levels : int or "keep", optional
+        Number of all resolutions; by default until a plane fits into 256 pixels. ``"keep"``
+        copies those of the source.
     downsample : str, optional
         As for `BioWriter`; ``"mean"`` by default, and ``"mode"`` for labels.
+    dtype : str or numpy.dtype, optional
+        Pixel type to convert to, that of the source by default.
+    cast : str, optional
+        How: ``"exact"`` (the default: an error where a value does not fit), ``"clip"``,
+        ``"scale"`` or ``"wrap"``.
+    ome : bool
+        Write OME metadata (the default). Without them TIFF is one that ImageJ understands, and
+        Zarr a plain array.
     ngff_version, chunks, shards, pyramid_z, group
         As for `BioWriter`, for OME-Zarr.
     labels : bool
@@ -148,552 +188,405 @@ def convert(  # noqa: PLR0913 (a face: every option by its name)
         (``"nearest"`` where `downsample` says so).
     storage_options : dict, optional
         For URLs, of `src` as of `dst`: what fsspec passes to the file system.
-    pyramid : bool or int
-        True (the default) adds smaller resolutions until a plane fits into 256 pixels, where the
-        format has any; a number is that of all resolutions. Labels that are added to an image get
-        as many as it has.
-    dtype : str or numpy.dtype, optional
-        Pixel type to convert to, that of the source by default.
-    cast : str, optional
-        How: ``"exact"`` (the default: an error where a value does not fit), ``"clip"``,
-        ``"scale"`` or ``"wrap"``.
+    exists : {"error", "skip", "replace"}, optional
+        What to do where `dst` exists. It is skipped only where it says itself that it was made
+        of the same files, unchanged since, with the same selection and options.
+    overwrite : bool
+        As ``exists="replace"``.
+    resume : bool
+        Go on with what a run that was interrupted has left, and leave what is done so far if
+        this one is; begin anew where there is nothing.
+    dry_run : bool
+        Write nothing, but say what would be written, and estimate size and time.
+    verify : {"none", "sample", "full"}
+        Compare the new image with the source before it goes into its place.
+    memory : int, optional
+        Bytes of memory to keep to, more or less: half of it for pixels that are on their way.
+    target_chunk_mb : float, optional
+        MB of pixels that are on their way, as in mbo_utilities.
+    workers : int, optional
+        Threads, by default one per CPU this process may use; `max_workers` is the old name.
     max_workers : int, optional
-        Threads, by default one per CPU this process may use.
+        As `workers`.
+    client : distributed.Client or str, optional
+        Let the workers of a Dask cluster do it; the client, or the address of the scheduler.
+    shard_job : str, optional
+        ``"i/n"``: do the i-th of n parts of an OME-Zarr, others do the rest, wherever they run.
+    finalize : bool
+        Complete an OME-Zarr whose parts are all done.
     progress : callable, optional
         Called as ``progress(done, total)`` in bytes, one call at a time, not always from the
         same thread; the last call has ``done == total``. What it raises ends the conversion.
+    progress_callback : callable, optional
+        Called with the share that is done, 0 to 1, as in mbo_utilities.
+    show_progress : bool
+        Draw a bar on the terminal.
 
     Returns
     -------
     ConvertReport
         What was done.
 
+    Raises
+    ------
+    SpecError, RegionError, UnsupportedError
+        An argument makes no sense, or does not fit the image or the format; nothing is written.
+    PixelTypeError
+        A value does not fit the pixel type asked for; the text names it.
+    FormatError
+        The source is damaged; the text says where.
+    TargetExistsError, TargetBusyError
+        `dst` is there already, or someone else is at work on it.
+
     Examples
     --------
     >>> from bioio_tk import convert
     >>> report = convert("cells.tif", "cells.ome.tif", compression="zstd")  # doctest: +SKIP
     """
-    workers = check_workers(max_workers)
-    target = locate(dst)
-    options = _writer_options(
-        compression=compression,
-        compression_level=compression_level,
-        predictor=predictor,
-        tile_size=tile_size,
-        pyramid=pyramid,
-        downsample=downsample,
-        dtype=dtype,
-        cast=cast,
-        overwrite=overwrite,
-        ngff_version=ngff_version,
-        chunks=chunks,
-        shards=shards,
-        pyramid_z=pyramid_z,
-        group=group,
-        storage_options=storage_options,
+    given = dict(locals())
+    src, dst = given.pop("src"), given.pop("dst")
+    return run(src, dst, options_of(**given))
+
+
+def options_of(**given: Any) -> Options:
+    """Return the options for keywords of `convert`, where one thing may have several names."""
+    pairs = (
+        ("timepoints", "frames"),
+        ("num_timepoints", "num_frames"),
+        ("dims", "dim_order"),
+        ("workers", "max_workers"),
     )
-    reader, mine = _open(src, series, level, workers, storage_options)
+    for name, other in pairs:
+        value = given.pop(other, None)
+        if value is not None and given.get(name) is not None:
+            raise SpecError(f"{name}= and {other}= are two names of one thing: give one of them")
+        given[name] = given.get(name) if value is None else value
+    if given.pop("overwrite", False):
+        if given.get("exists") not in (None, "replace"):
+            raise SpecError(f"overwrite=True and exists={given['exists']!r} contradict each other")
+        given["exists"] = "replace"
+    chunk = given.pop("target_chunk_mb", None)
+    if chunk is not None:
+        if not isinstance(chunk, (int, float)) or chunk <= 0:
+            raise SpecError(f"target_chunk_mb={chunk!r}: give a number of megabytes")
+        given["memory"] = given.get("memory") or max(1 << 20, int(2 * chunk * 1_000_000))
+    given["told"] = given.pop("progress_callback", None)
+    return Options(**given)
+
+
+def run(src: Any, dst: Any, options: Options) -> ConvertReport:
+    """Convert with options that are checked, see `convert`."""
+    if options.finalize:
+        from bioio_tk.jobs.spread import finalize
+
+        return finalize(src, dst, options)
+    if options.roi_mode is not None or options.roi is not None:
+        from bioio_tk.jobs.regions import each_region
+
+        return each_region(src, dst, options)
+    image, mine = _opened(src, options, series=options.series, level=options.level)
     try:
-        _check_apart(reader.path, target, inside=bool(group))
-        report = _convert(reader, target, options, labels=labels, progress=progress)
-        return replace(
-            report,
-            bytes_in=bytes_on_disk(reader.path),
-            bytes_out=bytes_on_disk(target),
-            notes=(*_notes(reader), *report.notes),
-        )
+        return convert_image(image, dst, options)
     finally:
         if mine:
-            reader.close()
+            image.reader.close()
 
 
-def convert_series(
-    src: str | os.PathLike[str], dst: str | os.PathLike[str], **options: Any
-) -> list[ConvertReport]:
-    """Convert every image of a file: into one OME-Zarr, or each into a TIFF of its own.
+@contextmanager
+def open_source(src: Any, options: Options) -> Iterator[BioReader]:
+    """Yield an open reader for all images of a source."""
+    image, mine = _opened(src, options, series=None, level=None)
+    try:
+        yield image.reader
+    finally:
+        if mine:
+            image.reader.close()
 
-    An OME-Zarr becomes a plate where the source is one, with a field for each image, and else
-    has a group for each image (the layout of bioformats2raw); of a single image it is simply
-    that image. It appears when all of it is complete; if one image fails, nothing is left.
 
-    Parameters
-    ----------
-    src : str or Path
-        The file.
-    dst : str or Path
-        The OME-Zarr to make. For TIFF the name of the files: ``{series}`` in it becomes the
-        number of the image, and ``_s`` and the number go before the ending where it is not
-        there: ``out_s0.ome.tif``. With ``{series}`` OME-Zarrs are made one by one, too.
-    **options
-        As for `convert`; `progress` counts all images together.
+def _opened(
+    src: Any, options: Options, *, series: int | None, level: int | None
+) -> tuple[LazyArray, bool]:
+    if options.client is not None or options.shard_job is not None:
+        src = _from_anywhere(src)
+    return open_input(
+        src,
+        series=series,
+        level=level,
+        dims=options.dims,
+        backend=options.backend,
+        storage_options=_for_source(src, options),
+        workers=check_workers(options.workers),
+        stack=options.stack,
+        fill=options.fill,
+        shape=options.shape,
+        dtype=options.dtype if options.shape is not None else None,
+    )
 
-    Returns
-    -------
-    list of ConvertReport
-        One for each.
+
+def convert_image(image: LazyArray, dst: Any, options: Options) -> ConvertReport:
+    """Convert an open image: select, decide where it goes, and do it."""
+    image = chosen(image, options)
+    target = target_of(dst, options, image)
+    check_apart(image, target, inside=bool(options.group))
+    notes = list(_notes(image))
+    step = step_of(image, options)
+    if options.exists == "skip" and is_same(target, step, options):
+        return replace(report_of(image, target, notes), status="skipped")
+    if options.ext is not None and isinstance(target, Path) and not options.dry_run:
+        folder_of(target).mkdir(parents=True, exist_ok=True)
+    if options.dry_run:
+        from bioio_tk.jobs.plan import planned
+
+        return planned(image, target, options, step, report_of(image, target, notes))
+    if options.register_z:
+        step |= _registered(image, notes)
+    with shown(options, target.name) as tell:
+        options = replace(options, progress=tell)
+        if options.client is not None or options.shard_job is not None:
+            from bioio_tk.jobs.spread import spread
+
+            report = spread(image, target, options, step)
+        else:
+            report = one(image, target, options, step)
+    return replace(
+        report,
+        bytes_in=sum(int(file[1]) for file in files_of(image)),
+        bytes_out=bytes_on_disk(target),
+        notes=(*notes, *report.notes),
+    )
+
+
+def one(
+    image: LazyArray,
+    target: Location,
+    options: Options,
+    step: dict[str, Any],
+    *,
+    backend: str | None = None,
+) -> ConvertReport:
+    """Convert an image and its labels, in this process."""
+    began = time.perf_counter()
+    workers = image.reader.max_workers
+    budget = None if options.memory is None else options.memory // 2
+    journal = _journal(image, target, options, step)
+    if journal is not None:
+        step = {**step, "when": journal.began}  # all runs write the same
+    settings = writer_options(image, target, options, step, backend=backend)
+    settings["journal"] = journal
+    notes: list[str] = []
+    with ExitStack() as stack:
+        found: dict[str, LazyArray] = {}
+        if options.labels:
+            found = open_labels(image, target, settings, stack, notes)
+        total = image.nbytes + sum(labels.nbytes for labels in found.values())
+        progress = options.progress
+        writer = BioWriter(target, workers, **settings)
+        smaller = _kept_levels(image) if options.levels == "keep" else []
+        if options.levels == "keep":
+            writer._keep_levels([view.shape for view in smaller])  # noqa: SLF001
+        compared: list[str] = []
+        if found:
+            told = part_of(progress, image.nbytes, total)
+
+            def add_labels() -> None:
+                partial = writer._target.partial  # noqa: SLF001
+                copy_labels(found, partial, settings, workers=workers, memory=budget, progress=told)
+
+            writer._target = Filled(writer._target, add_labels)  # noqa: SLF001
+        if options.verify != "none":
+            writer._target = _compared(writer, image, options, compared)  # noqa: SLF001
+        done = transfer(
+            image.view(),
+            writer,
+            workers=workers,
+            progress=part_of(progress, 0, total),
+            memory=budget,
+            sums=PlaneSums(image.spec.shape, writer.dtype),
+            smaller=smaller,
+        )
+    report = report_of(image, target, notes)
+    return replace(
+        report,
+        dtype=writer.dtype.name,
+        levels=done.levels,
+        seconds=time.perf_counter() - began,
+        peak_rss=peak_rss(),
+        labels=tuple(found),
+        group=options.group,
+        checksums=done.checksums,
+        verified="".join(compared),
+        notes=(*notes, *((done.note,) if done.note else ())),
+    )
+
+
+def _kept_levels(image: LazyArray) -> list[View]:
+    """Return the smaller levels of a source as they are, with what is selected of T and C.
 
     Raises
     ------
-    TargetExistsError
-        Something is at one of the places already; nothing was converted.
+    SpecError
+        A part of the planes is selected: its pixels lie between those of the smaller levels.
     """
-    options.pop("series", None)
-    inspect.signature(convert).bind(src, dst, **options)  # raises for a keyword it does not have
-    target = locate(dst)
-    workers = check_workers(options.get("max_workers"))
-    remote = _remote_only(src, options.get("storage_options"))
-    with BioReader(src, workers, storage_options=remote) as reader:
-        count = reader.n_series
-        tally = _Tally(options.pop("progress", None), count)
-        together = registry.for_writing(target).marks and "{series}" not in target.name
-        if together and (count > 1 or reader.plate is not None):
-            return _convert_collection(reader, target, tally, **options)
-    if together:
-        return [convert(src, dst, **options, progress=tally.one())]
-    targets = [series_path(check_path(dst), number) for number in range(count)]
-    if not options.get("overwrite"):
-        there = next((str(path) for path in targets if path.exists()), None)
-        if there:
-            raise TargetExistsError(f"{there!r} exists: nothing was converted; see overwrite=True")
-    reports = []
-    for number, path in enumerate(targets):
-        report = convert(src, path, series=number, **options, progress=tally.one())
-        notes = tuple(note for note in report.notes if note != _only_one(count, number))
-        reports.append(replace(report, notes=notes))
-    return reports
-
-
-def _convert_collection(
-    reader: BioReader,
-    target: Location,
-    tally: _Tally,
-    *,
-    level: int | None = None,
-    labels: bool = True,
-    overwrite: bool = False,
-    **given: Any,
-) -> list[ConvertReport]:
-    """Convert all images of a file into one OME-Zarr."""
-    if given.get("group"):
-        raise SpecError(
-            f"group={given['group']!r} is for one image: all of them make a store of their own"
-        )
-    if isinstance(target, Url):
-        raise UnsupportedError(
-            f"{str(target)!r} is a URL, and only single images are written to a server: convert "
-            "to a folder here and upload that"
-        )
-    _check_apart(reader.path, target)
-    more = {k: v for k, v in given.items() if k not in ("max_workers", "storage_options")}
-    options = _writer_options(**more, backend="zarr")
-    version = str(given.get("ngff_version") or "0.5")
-    row = registry.for_writing(target)
-    sink: Any = registry.load_sink(row)
-    plate = _plate(reader, version)
-    numbers = range(reader.n_series) if plate is None else plate.numbers
-    groups = list(map(str, numbers)) if plate is None else list(plate.paths)
-    bytes_in = bytes_on_disk(reader.path)
-    place = target_for(target, row, sink, overwrite=overwrite, storage_options={})
-    place.open()
-    root = Path(str(place.partial))
-    reports = []
-    try:
-        for number, name in zip(numbers, groups, strict=True):
-            reader._choose(number, level or 0)  # noqa: SLF001 (opening a plate takes its time)
-            folder = root / name
-            folder.parent.mkdir(parents=True, exist_ok=True)
-            report = _convert(reader, folder, options, labels=labels, progress=tally.one())
-            size = bytes_on_disk(folder)
-            reports.append(
-                replace(report, target=str(target), group=name, bytes_in=bytes_in, bytes_out=size)
-            )
-        sink.register_all(root, groups, version=version, plate=plate)
-    except BaseException:
-        place.abort()
-        raise
-    _commit(place)
-    return reports
-
-
-def _commit(place: Any) -> None:
-    try:
-        place.commit()
-    except TargetExistsError:
-        place.leave()  # all of it is complete, and the message says where it is
-        raise
-    except BaseException:
-        place.abort()
-        raise
-
-
-def _plate(reader: BioReader, version: str) -> Plate | None:
-    """Return the plate to write, without the wells no image was taken in.
-
-    None where there is none, or where some images of the file lie on another, or on none.
-    """
-    if reader.plate is None or set(reader.plate.numbers) != set(range(reader.n_series)):
-        return None
-    from bioio_tk.meta import ngff
-
-    plate = replace(reader.plate, wells=tuple(w for w in reader.plate.wells if w.fields))
-    ngff.plate_attributes(plate, version)  # raises now, and not after hours, for a bad name
-    for well in plate.wells:
-        ngff.well_attributes(well, version)
-    return plate
-
-
-def series_path(path: Path, number: int) -> Path:
-    """Return the name of the file for one image of several.
-
-    >>> series_path(Path("a/out.ome.tif"), 3).as_posix(), series_path(Path("{series}.tif"), 3).name
-    ('a/out_s3.ome.tif', '3.tif')
-    """
-    if "{series}" in path.name:
-        return path.with_name(path.name.replace("{series}", str(number)))
-    lower = path.name.lower()
-    cut = lower.find(".ome.")
-    if cut < 0:
-        cut = len(path.name) - len(path.suffix)
-    return path.with_name(f"{path.name[:cut]}_s{number}{path.name[cut:]}")
-
-
-def bytes_on_disk(location: Location) -> int:
-    """Return the size of a file, or of all files in a folder; 0 for what is on a server."""
-    if isinstance(location, Url):
-        return 0
-    if not location.is_dir():
-        return location.stat().st_size
-    return sum(file_sizes(location))
-
-
-def file_sizes(folder: Path) -> Iterator[int]:
-    """Yield the size of each file under a folder."""
-    for place, _, names in os.walk(folder):
-        for name in names:
-            with suppress(FileNotFoundError):
-                yield os.lstat(os.path.join(place, name)).st_size  # noqa: PTH118 (there are many)
-
-
-def peak_rss() -> int | None:
-    """Return the most memory this process has held so far in bytes, None where unknown."""
-    try:
-        # Linux: what getrusage says there includes the process that started this one
-        status = Path("/proc/self/status").read_text()
-        return int(status.partition("VmHWM:")[2].split()[0]) * 1024
-    except (OSError, IndexError, ValueError):
-        pass
-    try:
-        import resource
-    except ImportError:  # Windows
-        return None
-    most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return int(most) if sys.platform == "darwin" else int(most) * 1024
-
-
-def _open(
-    src: Any,
-    series: int | None,
-    level: int | None,
-    workers: int,
-    storage_options: dict[str, Any] | None,
-) -> tuple[BioReader, bool]:
-    """Return a reader, and whether it is ours to close."""
-    if not isinstance(src, BioReader):
-        options = _remote_only(src, storage_options)
-        reader = BioReader(
-            src, workers, series=series or 0, level=level or 0, storage_options=options
-        )
-        return reader, True
-    if (series is not None and series != src.series) or (level is not None and level != src.level):
-        raise SpecError(
-            f"the reader has series {src.series}, level {src.level} open: open another one for "
-            f"series={series}, level={level}, or give the path"
-        )
-    return src, False
-
-
-def _remote_only(src: Any, storage_options: dict[str, Any] | None) -> dict[str, Any] | None:
-    """Return the options for the source: a file of this machine takes none."""
-    return storage_options if isinstance(locate(src), Url) else None
-
-
-def _check_apart(source: Location, target: Location, *, inside: bool = False) -> None:
-    with suppress(OSError):
-        same = source == target
-        if isinstance(source, Path) and isinstance(target, Path):
-            same = source.samefile(target)
-            if not inside and target.resolve() in source.resolve().parents:
-                raise SpecError(
-                    f"{str(source)!r} lies inside {str(target)!r}, which would be replaced: give "
-                    "the new image another name"
-                )
-        if same:
+    view = image.view()
+    levels = view.source.images[view.image].levels[view.level :]
+    for pick, size, axis in zip(image.picks[:3], levels[0].shape, "YXZ", strict=False):
+        if not isinstance(pick, range) or pick != range(size):
             raise SpecError(
-                f"{str(target)!r} is the source itself: give the new image another name"
+                f"levels='keep' copies whole planes, and a part of {axis} is selected: leave "
+                "levels= out, and they are made anew"
             )
+    found = []
+    for number, level in enumerate(levels[1:], view.level + 1):
+        y, x, z = map(range, level.shape[:3])
+        found.append(view._replace(level=number, picks=(y, x, z, *image.picks[3:])))
+    return found
 
 
-def _writer_options(
+def _journal(
+    image: LazyArray, target: Location, options: Options, step: dict[str, Any]
+) -> Journal | None:
+    """Return the record with which an interrupted run can be gone on with.
+
+    A small image is sooner begun anew, and one of pixels in memory cannot be compared.
+    """
+    if isinstance(target, Url) or not (options.resume or image.nbytes >= _JOURNALED):
+        return None
+    if not step["fingerprint"]:
+        return None
+    about = {name: value for name, value in step.items() if name not in ("when", "tool")}
+    return Journal(target, about, resume=options.resume)
+
+
+def writer_options(
+    image: LazyArray,
+    target: Location,
+    options: Options,
+    step: dict[str, Any],
     *,
-    pyramid: bool | int | None = True,
-    dtype: Any = None,
-    cast: str | None = None,
-    group: str = "",
-    **more: Any,
+    backend: str | None = None,
 ) -> dict[str, Any]:
     """Return the keywords for `BioWriter`."""
-    if pyramid is True and "labels" in group.split("/")[:-1]:
+    settings: dict[str, Any] = {name: getattr(options, name) for name in _KEPT}
+    if backend is not None:
+        settings["backend"] = backend
+    pyramid: bool | int | None = options.resolutions
+    if pyramid is True and "labels" in options.group.split("/")[:-1]:
         pyramid = None  # as many as the image has
-    options = {"pyramid": pyramid, "cast": cast, "group": group, **more}
-    if dtype is not None:
-        options.update(dtype=dtype, cast=cast or "exact")
-    return options
-
-
-def _convert(
-    reader: BioReader,
-    target: Location,
-    options: dict[str, Any],
-    *,
-    labels: bool,
-    progress: Progress | None,
-) -> ConvertReport:
-    """Convert the open image and its labels."""
-    began = time.perf_counter()
-    workers = reader.max_workers
-    nbytes = _pixel_bytes(reader)
-    if options["pyramid"] is True and not _may_have_levels(target, options.get("backend")):
-        options = {**options, "pyramid": None}
-    with ExitStack() as stack:
-        found: dict[str, BioReader] = {}
-        notes: list[str] = []
-        if labels:
-            found = _labels(reader, target, options, stack, notes)
-        total = nbytes + sum(map(_pixel_bytes, found.values()))
-        writer = BioWriter(target, workers, like=reader, **options)
-        if found:
-            told = _part(progress, nbytes, total)
-
-            def add_labels() -> None:
-                _copy_labels(found, writer._target.partial, options, workers, told)  # noqa: SLF001
-
-            writer._target = _Filled(writer._target, add_labels)  # noqa: SLF001
-        levels = _pump(reader, writer, workers, _part(progress, 0, total))
-    return ConvertReport(
-        source=str(reader.path),
-        target=str(target),
-        series=reader.series,
-        shape=reader.shape,
-        dtype=writer.dtype.name,
-        levels=levels,
-        bytes_in=0,
-        bytes_out=0,
-        pixel_bytes=nbytes,
-        seconds=time.perf_counter() - began,
-        peak_rss=peak_rss(),
-        notes=tuple(notes),
-        group=str(options.get("group") or ""),
-        labels=tuple(found),
-    )
-
-
-def _may_have_levels(target: Location, backend: str | None) -> bool:
-    sink: Any = registry.load_sink(registry.for_writing(target, backend))
-    return bool(sink.caps.pyramids)
-
-
-def _pixel_bytes(reader: BioReader) -> int:
-    return math.prod(reader.shape) * reader.dtype.itemsize
-
-
-class _Tally:
-    """Tells of several images as of one task.
-
-    How large all are is only known at the last one: opening thousands of fields just to add their
-    sizes up would take longer than a small plate. Until then those to come count as the present.
-    """
-
-    def __init__(self, progress: Progress | None, count: int) -> None:
-        self._progress = progress
-        self._left = count
-        self._before = self._size = 0
-
-    def one(self) -> Progress | None:
-        """Return what to call for the next image."""
-        self._before += self._size
-        self._size = 0
-        self._left -= 1
-        progress = self._progress
-        if progress is None:
-            return None
-
-        def tell(done: int, total: int) -> None:
-            self._size = total
-            progress(self._before + done, self._before + total * (1 + self._left))
-
-        return tell
-
-
-def _part(progress: Progress | None, before: int, total: int) -> Progress | None:
-    """Return what to call for a part of a task of which so many bytes are done before."""
-    if progress is None:
-        return None
-
-    def tell(done: int, _: int) -> None:
-        progress(before + done, total)
-
-    return tell
-
-
-# -- labels ---------------------------------------------------------------------------------------
-
-
-class _Filled:
-    """A target into which something more is put before it goes to its place."""
-
-    def __init__(self, target: Any, fill: Callable[[], None]) -> None:
-        self._target = target
-        self._fill = fill
-
-    def commit(self) -> None:
-        self._fill()
-        self._target.commit()
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._target, name)
-
-
-def _labels(
-    reader: BioReader,
-    target: Location,
-    options: dict[str, Any],
-    stack: ExitStack,
-    notes: list[str],
-) -> dict[str, BioReader]:
-    """Return the label images to copy, open; add what is left out to the notes."""
-    names = list(reader.labels)
-    if not names:
-        return {}
-    row = registry.for_writing(target, options.get("backend"))
-    if not row.marks or isinstance(target, Url):
-        why = "only OME-Zarr keeps them" if not row.marks else "they cannot be sent to a server"
-        notes.append(f"labels were not copied ({', '.join(names)}): {why}")
-        return {}
-    found = {}
-    for name in names:
-        labels = stack.enter_context(reader.labels[name])
-        why = _unfit(name, labels, reader.level)
-        if why:
-            notes.append(f"labels {name!r} were not copied: {why}")
-            continue
-        labels._choose(0, reader.level)  # noqa: SLF001
-        found[name] = labels
-    return found
-
-
-def _unfit(name: str, labels: BioReader, level: int) -> str:
-    """Return why labels cannot be copied, "" where they can."""
-    if labels.dtype.kind not in "iub":
-        return f"labels are whole numbers, and these are {labels.dtype}"
-    if labels.levels <= level:
-        return f"they have no level {level}"
-    return "" if "/" not in name and not name.startswith(".") else "their name fits no folder"
-
-
-def _copy_labels(
-    found: dict[str, BioReader],
-    image: Path,
-    options: dict[str, Any],
-    workers: int,
-    progress: Progress | None,
-) -> None:
-    """Add labels to an image that is complete but for them."""
-    shared = {name: options[name] for name in _FOR_LABELS if name in options}
-    method = "nearest" if options.get("downsample") == "nearest" else "mode"
-    before = 0
-
-    def tell(done: int, total: int) -> None:
-        if progress is not None:
-            progress(before + done, total)
-
-    for name, labels in found.items():
-        writer = BioWriter(
-            image,
-            workers,
-            "zarr",
-            like=labels,
-            downsample=method,
-            group=f"labels/{name}",
-            label=_colors_and_properties(labels),
-            **shared,
+    if pyramid is True and not _sink(target, backend, ome=options.ome).caps.pyramids:
+        pyramid = None
+    settings["pyramid"] = pyramid
+    if options.dtype is not None:
+        settings |= {"dtype": options.dtype, "cast": options.cast or "exact"}
+    elif options.cast is not None:
+        # a format that holds one type of pixels alone
+        settings["dtype"] = (
+            getattr(_sink(target, backend, ome=True), "pixel_type", None) or image.dtype
         )
-        _pump(labels, writer, workers, tell)
-        before += _pixel_bytes(labels)
+    if not options.ome:
+        settings["ome"] = False
+    if options.dataset_name is not None:
+        settings["dataset_name"] = options.dataset_name
+    settings |= carried(image, options, step)
+    return settings
 
 
-def _colors_and_properties(labels: BioReader) -> dict[str, Any]:
-    """Return what an OME-Zarr says of single labels, as `BioWriter` takes it."""
-    from bioio_tk.backends._zarr_tree import Tree, open_store
-    from bioio_tk.meta import ngff
-
-    place = registry.resolve(labels.path, labels._choice.backend)  # noqa: SLF001
-    store, root = open_store(place, labels._options)  # noqa: SLF001
-    try:
-        node = Tree(store).node(root)
-        attributes = {} if node is None else node.attributes
-        said = ngff.read_group(attributes, store.where(root)).image_label or {}
-    finally:
-        store.close()
-    found: dict[str, Any] = {"colors": {}, "properties": {}}
-    for key, entries in found.items():
-        given = said.get(key)
-        for entry in given if isinstance(given, list) else ():
-            value = entry.get("label-value") if isinstance(entry, dict) else None
-            if not isinstance(value, int):
-                continue
-            if key == "properties":
-                entries[value] = {k: v for k, v in entry.items() if k != "label-value"}
-            elif isinstance(entry.get("rgba"), list) and _is_rgba(entry["rgba"]):
-                entries[value] = tuple(entry["rgba"])
-    return found
+def check_apart(image: LazyArray, target: Location, *, inside: bool = False) -> None:
+    """Raise where the target is the source itself, or holds it."""
+    for source in image.reader.used_files:
+        with suppress(OSError):
+            same = source == target
+            if isinstance(source, Path) and isinstance(target, Path):
+                same = source.samefile(target)
+                if not inside and target.resolve() in source.resolve().parents:
+                    raise SpecError(
+                        f"{str(source)!r} lies inside {str(target)!r}, which would be replaced: "
+                        "give the new image another name"
+                    )
+            if same:
+                raise SpecError(
+                    f"{str(target)!r} is the source itself: give the new image another name"
+                )
 
 
-def _is_rgba(values: list[Any]) -> bool:
-    return len(values) == 4 and all(isinstance(v, int) and 0 <= v <= 255 for v in values)
+def _from_anywhere(src: Any) -> Any:
+    """Return paths as they are for a process in another folder."""
+    if isinstance(src, (str, os.PathLike)):
+        return absolute(locate(src))
+    return [_from_anywhere(one) for one in src] if isinstance(src, (list, tuple)) else src
 
 
-def _pump(reader: BioReader, writer: BioWriter, workers: int, progress: Progress | None) -> int:
-    """Copy all pixels, close the writer and return how many levels it has."""
-    spec = writer._spec()  # noqa: SLF001
-    try:
-        copy(
-            # the engine works on tiles, which have no public door
-            View.whole(reader._source, reader.series, reader.level),  # noqa: SLF001
-            writer.__setitem__,
-            spec.levels[0].tile,
-            workers=workers,
-            progress=progress,
-        )
-    except BaseException:
-        writer.abort()
-        raise
-    try:
-        writer.close()
-    except TargetExistsError:
-        raise  # the new image is complete, and the message says where it is
-    except BaseException:
-        writer.abort()
-        writer.discard()
-        raise
-    return len(spec.levels)
+def only_one(count: int, number: int) -> str:
+    """Return the note about images that were left out."""
+    return f"the source has {count} images; only number {number} was converted"
 
 
-def _notes(reader: BioReader) -> tuple[str, ...]:
+def _for_source(src: Any, options: Options) -> dict[str, Any] | None:
+    """Return the options for the source: a file of this machine takes none."""
+    remote = isinstance(src, Url) or (isinstance(src, str) and "://" in src)
+    return options.storage_options if remote else None
+
+
+def _sink(target: Location, backend: str | None, *, ome: bool) -> Any:
+    row = registry.for_writing(target, backend)
+    return registry.load_sink(row, None if ome else {"ome": False})
+
+
+def _registered(image: LazyArray, notes: list[str]) -> dict[str, Any]:
+    """Return what is written into the image about how far its planes are shifted."""
+    from bioio_tk.jobs.axial import axial_shifts
+
+    shifts = axial_shifts(image)
+    notes += shifts.notes
+    return shifts.to_metadata()
+
+
+def _compared(writer: BioWriter, image: LazyArray, options: Options, said: list[str]) -> Filled:
+    """Return the target of a writer, which compares the new image before it lets it in."""
+
+    def compare() -> None:
+        from bioio_tk.jobs.verify import verify_copy
+
+        try:
+            report = verify_copy(
+                image.view(),
+                writer._target.partial,  # noqa: SLF001
+                mode=options.verify,
+                backend=writer._row.name,  # noqa: SLF001
+                workers=image.reader.max_workers,
+                memory=options.memory,
+                cast=options.cast,
+            )
+        except DamagedFileError:
+            if writer.journal is not None:
+                writer.journal.resume = False  # what is wrong is not to be gone on with
+            raise
+        said.append(report.summary)
+
+    return Filled(writer._target, compare)  # noqa: SLF001
+
+
+def _notes(image: LazyArray) -> tuple[str, ...]:
+    reader = image.reader
     notes = list(reader.notes)
     if reader.n_series > 1:
-        notes.append(_only_one(reader.n_series, reader.series))
+        notes.append(only_one(reader.n_series, reader.series))
     return tuple(notes)
 
 
-def _only_one(count: int, number: int) -> str:
-    return f"the source has {count} images; only number {number} was converted"
+def report_of(image: LazyArray, target: Location, notes: Sequence[str]) -> ConvertReport:
+    """Return the report of a conversion that is yet to be done."""
+    spec = image.spec
+    return ConvertReport(
+        source=str(image.reader.path),
+        target=str(target),
+        series=image.reader.series,
+        shape=spec.shape,
+        dtype=spec.dtype.name,
+        levels=0,
+        bytes_in=0,
+        bytes_out=0,
+        pixel_bytes=image.nbytes,
+        seconds=0.0,
+        peak_rss=None,
+        notes=tuple(notes),
+    )

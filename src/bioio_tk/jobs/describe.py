@@ -15,7 +15,7 @@ from bioio_tk.core.location import locate
 from bioio_tk.core.region import AXES
 from bioio_tk.core.units import convert_length
 from bioio_tk.errors import BioIOError, SpecError
-from bioio_tk.jobs.convert import file_sizes
+from bioio_tk.jobs.report import file_sizes
 
 if TYPE_CHECKING:
     import os

@@ -11,11 +11,13 @@ from bioio_tk.engine.pool import check_workers
 from bioio_tk.engine.scratch import Scratch
 from bioio_tk.engine.write import TileWriter
 from bioio_tk.errors import SpecError, UnsupportedError
+from bioio_tk.jobs.shared_store import forget_jobs, jobs_left
 from bioio_tk.reader import check_path
 from bioio_tk.target import FolderTarget
 
 if TYPE_CHECKING:
     import os
+    from collections.abc import Callable
     from pathlib import Path
 
     from bioio_tk.core.tiling import TileKey
@@ -60,9 +62,32 @@ def finish(
         There is an image already and `overwrite` is not set.
     """
     place = check_path(path)
-    workers = check_workers(max_workers)
+    complete(place, overwrite=overwrite, workers=check_workers(max_workers), progress=progress)
+    return place
+
+
+def complete(
+    place: Path,
+    *,
+    overwrite: bool = False,
+    workers: int = 1,
+    progress: Progress | None = None,
+    shrunk: bool = False,
+    before: Callable[[Path], object] | None = None,
+) -> None:
+    """Do what `finish` does.
+
+    Parameters
+    ----------
+    place, overwrite, workers, progress
+        As there.
+    shrunk : bool
+        The smaller levels are there already.
+    before : callable, optional
+        Called with the folder of the image when it is complete, before it moves to its place.
+    """
     row = registry.for_writing(place)
-    if not row.marks:
+    if not row.tree:
         raise UnsupportedError(f"{place.name!r}: only an OME-Zarr is written by several processes")
     sink_class: Any = registry.load_sink(row)
     target = FolderTarget(place, overwrite=overwrite, leftover=True, foreign=sink_class.foreign)
@@ -73,21 +98,35 @@ def finish(
                 f"{str(target.partial)!r} was not laid out for several processes, but left by a "
                 f"write that was interrupted: see 'bioio-tk recover {place}'"
             )
+        _check_done(target.partial)
         sink = sink_class.reopen(target.partial, shared=False)
         scratch = Scratch(target.partial.parent)
         try:
-            tiles = TileWriter(sink, workers=workers, scratch=scratch, method=sink.downsample)
-            sink.drop_smaller()
-            tiles.shrink_stored(_counter(sink, progress))
+            if not shrunk:
+                tiles = TileWriter(sink, workers=workers, scratch=scratch, method=sink.downsample)
+                sink.drop_smaller()
+                tiles.shrink_stored(_counter(sink, progress))
             sink.finish()
         finally:
             sink.close()
             scratch.close()
+        if before is not None:
+            before(target.partial)
+        forget_jobs(target.partial)
         target.unmark_shared()
         target.commit()
     finally:
         target.leave()
-    return place
+
+
+def _check_done(folder: Path) -> None:
+    left = jobs_left(folder)
+    if left:
+        raise SpecError(
+            f"{str(folder)!r} is not complete: of its jobs {', '.join(left[:20])}"
+            f"{' …' if len(left) > 20 else ''} {'is' if len(left) == 1 else 'are'} not done: run "
+            "them (again), then complete it"
+        )
 
 
 def _counter(sink: Any, progress: Progress | None) -> Any:

@@ -299,7 +299,7 @@ def _write(root: Path, documents: Mapping[str, bytes]) -> None:
         for path in sorted(documents, key=lambda p: (-p.count("/") if p else 1, p)):
             target = root / path / _NEW
             written.append(target)
-            _put(target, documents[path])
+            put_file(target, documents[path])
     except BaseException:
         for target in reversed(written):
             with suppress(OSError):
@@ -307,7 +307,7 @@ def _write(root: Path, documents: Mapping[str, bytes]) -> None:
         raise
 
 
-def _put(path: Path, data: bytes) -> None:
+def put_file(path: Path, data: bytes) -> None:
     """Write a file so that it is there whole, also after a power cut, or not at all."""
     part = path.with_name(f"{path.name}.{os.getpid()}.part")
     try:

@@ -4,14 +4,20 @@ from __future__ import annotations
 
 import shutil
 import sys
+import threading
 import time
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-from bioio_tk.cli.text import duration, size
+from bioio_tk.core.text import duration, size
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from types import TracebackType
     from typing import Self, TextIO
+
+    from bioio_tk.engine.copy import Progress as Tell
+    from bioio_tk.jobs.options import Options
 
 _PATIENCE = 1.0  # seconds without a bar
 _PAUSE = 0.1  # seconds between two pictures of it
@@ -78,3 +84,42 @@ class Progress:
         if self._drawn:
             self._stream.write("\n")
             self._stream.flush()
+
+
+@contextmanager
+def shown(options: Options, label: str) -> Iterator[Tell | None]:
+    """Yield what to call as work goes on, for all who want to know; None where nobody does."""
+    tells: list[Tell] = []
+    if options.progress is not None:
+        tells.append(options.progress)
+    if options.told is not None:
+        tells.append(_Share(options.told))
+    with Progress(label, quiet=not options.show_progress) as bar:
+        if options.show_progress:
+            tells.append(bar)
+        if not tells:
+            yield None
+            return
+
+        def tell(done: int, total: int) -> None:
+            for one in tells:
+                one(done, total)
+
+        yield tell
+
+
+class _Share:
+    """Calls a function with the share that is done, once for each percent."""
+
+    def __init__(self, told: object) -> None:
+        self._told = told
+        self._last = -1
+        self._lock = threading.Lock()
+
+    def __call__(self, done: int, total: int) -> None:
+        share = done / total if total else 1.0
+        with self._lock:
+            if int(share * 100) == self._last:
+                return
+            self._last = int(share * 100)
+            self._told(share)  # type: ignore[operator]
