@@ -9,14 +9,14 @@ import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from bench import images, java, report, tiff, zarr
+from bench import images, java, jobs, report, tiff, zarr
 from bench.goals import OURS, Outcomes
 from bench.measure import DATA, Case, Outcome, alternate, quicker
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-SUITES: dict[str, Any] = {"java": java, "tiff": tiff, "zarr": zarr}
+SUITES: dict[str, Any] = {"java": java, "jobs": jobs, "tiff": tiff, "zarr": zarr}
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -49,6 +49,7 @@ def main(argv: list[str] | None = None) -> int:
                 _say(f"  {ratio}   (wanted {wanted})   {met}")
             text = _compose(suite, heading, results, case)
             if options.out is not None:  # after every row: a run that is cut short leaves them
+                text += _draw(suite, results, case, options.out)
                 options.out.write_text(text, encoding="utf-8")
     print(text)
     return _exit_code(results, strict=options.strict)
@@ -88,6 +89,16 @@ def _compose(suite: Any, heading: str, results: dict[str, tuple[Any, Outcomes]],
             report.details(results),
         ]
     return "\n\n".join(parts) + "\n"
+
+
+def _draw(suite: Any, results: dict[str, Any], case: Case, out: Path) -> str:
+    """Write a suite's figure beside its tables, if it has one; the text that shows it."""
+    drawn = suite.figure(results, case) if hasattr(suite, "figure") else ""
+    if not drawn:
+        return ""
+    picture = out.with_suffix(".svg")
+    picture.write_text(drawn, encoding="utf-8")
+    return f"\n## Against the size of the image\n\n![speed and memory]({picture.name})\n"
 
 
 def _exit_code(results: dict[str, tuple[Any, Outcomes]], *, strict: bool) -> int:

@@ -107,6 +107,54 @@ def no_longer_than(label: str, most: float, name: str) -> Goal:
     )
 
 
+def no_longer_than_slower(labels: tuple[str, str], most: float, name: str) -> Goal:
+    """Time of ours over that of the slower of two contestants, by their labels."""
+
+    def value(outcomes: Outcomes) -> float | None:
+        others = [outcomes[label] for label in labels]
+        if not all(one.ok for one in others):
+            return None
+        slower = max(one.median for one in others)
+        return _ours(outcomes, lambda one: one.median / slower)
+
+    return Goal(
+        f"≤ {most:g}× {name}",
+        value,
+        lambda reached: reached <= most,
+        lambda reached: f"{reached:.2f}× {name}",
+    )
+
+
+def scales(label: str, over: str, least: float) -> Goal:
+    """Speed of one contestant over that of another, by their labels."""
+
+    def value(outcomes: Outcomes) -> float | None:
+        one, other = outcomes[label], outcomes[over]
+        return other.median / one.median if one.ok and other.ok else None
+
+    return Goal(
+        f"{label} ≥ {least:g}× {over}",
+        value,
+        lambda reached: reached >= least,
+        lambda reached: f"{reached:.2f}× {over}",
+    )
+
+
+def longer_by(label: str, over: str, most: float) -> Goal:
+    """Milliseconds that one contestant takes longer than another, by their labels."""
+
+    def value(outcomes: Outcomes) -> float | None:
+        one, other = outcomes[label], outcomes[over]
+        return (one.median - other.median) * 1e3 if one.ok and other.ok else None
+
+    return Goal(
+        f"{label} ≤ {over} + {most:g} ms",
+        value,
+        lambda reached: reached <= most,
+        lambda reached: f"{reached:+.2f} ms",
+    )
+
+
 def within(milliseconds: float) -> Goal:
     """Time of ours in absolute terms."""
     return Goal(

@@ -335,7 +335,8 @@ def _write_shared_tiles(path: Path, side: int, segments: list[bytes], choice: li
         file.write(bytes(-file.tell() % 8))
         ifd = file.tell()
         # a table of one entry lives in the entry itself
-        table = (offsets, counts) if len(choice) > 1 else (places[choice[0]], len(segments[0]))
+        one = choice[0]
+        table = (offsets, counts) if len(choice) > 1 else (places[one], len(segments[one]))
         tags = [
             (256, long, 1, side),
             (257, long, 1, side),

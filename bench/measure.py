@@ -95,12 +95,18 @@ class Written:
 
     Files are read by tifffile, folders (OME-Zarr or a plain Zarr array) by TensorStore.
     ``sampled`` compares some tiles instead of all pixels, for files larger than memory;
-    ``levels`` is how many resolution levels the file must have.
+    ``levels`` is how many resolution levels the file must have. ``many`` is the ending of the
+    files or stores of a folder that holds one image each.
     """
 
     path: Path
     sampled: bool = False
     levels: int = 1
+    many: str = ""
+
+    def all(self) -> list[Path]:
+        """The images in the folder, by name."""
+        return sorted(path for path in self.path.iterdir() if path.name.endswith(self.many))
 
     def size(self) -> int:
         """Bytes on disk."""
@@ -261,11 +267,22 @@ def digest(result: Any) -> str | None:
     if result is None or isinstance(result, str):
         return result
     if isinstance(result, Written):
-        return _digest_store(result) if result.path.is_dir() else _digest_file(result)
+        if result.many:
+            return digest_of_all([_digest_one(Written(path)) for path in result.all()])
+        return _digest_one(result)
     total = hashlib.blake2b(digest_size=16)
     for array in result if isinstance(result, list) else [result]:
         _add(total, array)
     return total.hexdigest()
+
+
+def digest_of_all(digests: list[str]) -> str:
+    """Fingerprint of many images, from theirs."""
+    return hashlib.blake2b("\n".join(digests).encode(), digest_size=16).hexdigest()
+
+
+def _digest_one(written: Written) -> str:
+    return _digest_store(written) if written.path.is_dir() else _digest_file(written)
 
 
 def _add(total: Any, array: NDArray[Any]) -> None:
@@ -293,7 +310,7 @@ def _digest_file(written: Written) -> str:
         page = pages[0].aspage()
         each = len(page.dataoffsets)
         tiles = []
-        for place in _sample(each * len(pages)):
+        for place in sample(each * len(pages)):
             page, index = pages[place // each].aspage(), place % each
             tif.filehandle.seek(page.dataoffsets[index])
             data = tif.filehandle.read(page.databytecounts[index])
@@ -317,7 +334,8 @@ def _planes(array: NDArray[Any]) -> list[NDArray[Any]]:
     return list(array.reshape(-1, *array.shape[-2:]))
 
 
-def _sample(count: int) -> list[int]:
+def sample(count: int) -> list[int]:
+    """Numbers of the tiles to compare of so many."""
     return sorted({i * (count - 1) // (SAMPLED_TILES - 1) for i in range(SAMPLED_TILES)})
 
 
@@ -335,7 +353,7 @@ def _digest_store(written: Written) -> str:
     *outer, height, width = array.shape
     down, across = -(-height // SAMPLE), -(-width // SAMPLE)
     tiles = []
-    for place in _sample(down * across * math.prod(outer)):
+    for place in sample(down * across * math.prod(outer)):
         plane, rest = divmod(place, down * across)
         y, x = (SAMPLE * i for i in divmod(rest, across))
         at = tuple(int(i) for i in np.unravel_index(plane, outer)) if outer else ()
