@@ -374,3 +374,30 @@ def test_without_ome_metadata(tmp_path, source):
     array = zarr.open(tmp_path / "b.zarr", mode="r")
     np.testing.assert_array_equal(array[:].reshape(IMAGE.shape), IMAGE)
     assert "ome" not in array.attrs
+
+
+def test_shifts_of_planes_are_found_kept_and_applied_on_request(tmp_path):
+    rng = np.random.default_rng(5)
+    scene = rng.integers(0, 4000, (140, 150)).astype("u2")
+    moves = [(0, 0), (3, -4), (1, 6), (-7, 2)]
+    stack = np.stack([scene[20 + y : 116 + y, 20 + x : 120 + x] for y, x in moves])
+    imwrite(stack, tmp_path / "a.ome.tif", dim_order="ZYX", register_z=True)
+    np.testing.assert_array_equal(tifffile.imread(tmp_path / "a.ome.tif"), stack)
+    # the planes of a selection keep theirs, counted from the first of them
+    convert(tmp_path / "a.ome.tif", tmp_path / "b.ome.tif", planes=[2, 3, 4])
+    convert(tmp_path / "b.ome.tif", tmp_path / "c.ome.tif", apply_shifts=True)
+    run("convert", tmp_path / "b.ome.tif", tmp_path / "d.ome.tif", "--apply-shifts", "--quiet")
+    lying = [(y - moves[1][0], x - moves[1][1]) for y, x in moves[1:]]
+    top, left = (max(0, -min(n)) for n in zip(*lying, strict=True))
+    bottom, right = (max(0, *n) for n in zip(*lying, strict=True))
+    expected = np.zeros((3, 96 + top + bottom, 100 + left + right), np.uint16)
+    for plane, out, (y, x) in zip(stack[1:], expected, lying, strict=True):
+        out[top + y : top + y + 96, left + x : left + x + 100] = plane
+    for name in ("c", "d"):
+        np.testing.assert_array_equal(tifffile.imread(tmp_path / f"{name}.ome.tif"), expected)
+    for wrong in ("c", "d"):  # they have been applied
+        with pytest.raises(SpecError, match="give register_z=True"):
+            convert(tmp_path / f"{wrong}.ome.tif", tmp_path / "e.ome.tif", apply_shifts=True)
+    words = ["--register-z", "--max-reg-xy", "2", "--max-frames", "1", "--chunk-frames", "1"]
+    said, _ = run("convert", tmp_path / "a.ome.tif", tmp_path / "f.ome.tif", *words)
+    assert "raise max_reg_xy=2" in said

@@ -105,6 +105,13 @@ OPTIONS: dict[str, dict[str, Any]] = {
         "is_flag": True,
         "help": "Find out by how much each plane is shifted, and write that into the metadata.",
     },
+    "apply_shifts": {
+        "is_flag": True,
+        "help": "Move the planes by the shifts that are found, or that are in the metadata of SRC.",
+    },
+    "max_frames": {"type": int, "help": "--register-z: time points that are averaged [200]."},
+    "chunk_frames": {"type": int, "help": "--register-z: how many of them at a time [10]."},
+    "max_reg_xy": {"type": int, "help": "--register-z: most pixels between two planes [30]."},
     "roi_mode": {
         "metavar": "MODE",
         "help": "Files with an image for each region: concat_y joins them, separate writes each.",

@@ -20,7 +20,7 @@ from bioio_tk.jobs.journal import Journal
 from bioio_tk.jobs.labels import Filled, copy_labels, open_labels
 from bioio_tk.jobs.names import folder_of, target_of
 from bioio_tk.jobs.options import Options
-from bioio_tk.jobs.record import carried, files_of, is_same, step_of
+from bioio_tk.jobs.record import carried, files_of, is_same, shifts_in, step_of
 from bioio_tk.jobs.report import ConvertReport, bytes_on_disk, part_of, peak_rss
 from bioio_tk.jobs.select import chosen
 from bioio_tk.jobs.transfer import transfer
@@ -65,6 +65,10 @@ def convert(  # noqa: PLR0913 (a face: every option by its name)
     num_zplanes: int | None = None,
     order: Sequence[int] | None = None,
     register_z: bool = False,
+    apply_shifts: bool = False,
+    max_frames: int = 200,
+    chunk_frames: int = 10,
+    max_reg_xy: int = 30,
     roi: int | Sequence[int] | None = None,
     roi_mode: str | None = None,
     stack: str | None = None,
@@ -143,6 +147,12 @@ def convert(  # noqa: PLR0913 (a face: every option by its name)
     register_z : bool
         Find out by how much each plane lies beside the one before, by phase correlation, and
         write that into the metadata (see `axial_shifts`); the pixels stay where they are.
+    apply_shifts : bool
+        Move the planes by the shifts that are found, or that the metadata of the source have. The
+        canvas grows by as much as they move.
+    max_frames, chunk_frames, max_reg_xy : int
+        For `register_z`: time points that are averaged, how many at a time, and how many pixels
+        apart two neighbouring planes may lie.
     roi : int or sequence of int, optional
         With ``roi_mode="separate"``: which images of a file that has one for each region, from
         1; 0 or None for all. Each gets a folder ``roi01`` … of its own.
@@ -338,8 +348,7 @@ def convert_image(image: LazyArray, dst: Any, options: Options) -> ConvertReport
         from bioio_tk.jobs.plan import planned
 
         return planned(image, target, options, step, report_of(image, target, notes))
-    if options.register_z:
-        step |= _registered(image, notes)
+    image = _registered(image, options, step, notes)
     with shown(options, target.name) as tell:
         options = replace(options, progress=tell)
         if options.client is not None or options.shard_job is not None:
@@ -531,13 +540,40 @@ def _sink(target: Location, backend: str | None, *, ome: bool) -> Any:
     return registry.load_sink(row, None if ome else {"ome": False})
 
 
-def _registered(image: LazyArray, notes: list[str]) -> dict[str, Any]:
-    """Return what is written into the image about how far its planes are shifted."""
-    from bioio_tk.jobs.axial import axial_shifts
+def _registered(
+    image: LazyArray, options: Options, step: dict[str, Any], notes: list[str]
+) -> LazyArray:
+    """Return the image, its planes moved where that was asked for; add to `step` by how much.
 
-    shifts = axial_shifts(image)
-    notes += shifts.notes
-    return shifts.to_metadata()
+    Shifts that were found before are carried on, for the planes that are left.
+    """
+    recorded = shifts_in(image.reader.ome_xml)
+    if not options.register_z and recorded is None:
+        if options.apply_shifts:
+            raise SpecError(
+                "apply_shifts=True: the image does not say how far its planes are shifted; give "
+                "register_z=True to find out"
+            )
+        return image
+    from bioio_tk.inputs.shifted import with_axial_shifts
+    from bioio_tk.jobs.axial import AxialShifts, axial_shifts
+
+    if options.register_z:
+        shifts = axial_shifts(
+            image,
+            max_frames=options.max_frames,
+            chunk_frames=options.chunk_frames,
+            max_reg_xy=options.max_reg_xy,
+        )
+        notes += shifts.notes
+    else:
+        whole = AxialShifts.from_metadata(recorded or {}, image.reader.shape[2])
+        shifts = whole.picked(list(image.picks[2]))
+    if not options.apply_shifts:
+        step |= shifts.to_metadata()
+        return image
+    step |= {"plane_shifts": [], "plane_shifts_applied": shifts.shifts.tolist()}
+    return with_axial_shifts(image, shifts.shifts)
 
 
 def _compared(writer: BioWriter, image: LazyArray, options: Options, said: list[str]) -> Filled:

@@ -19,7 +19,8 @@ _LEAST = 1 << 20
 _SHAPES = (
     *("compression", "compression_level", "predictor", "tile_size", "pyramid", "levels"),
     *("downsample", "dtype", "cast", "ome", "ngff_version", "chunks", "shards", "pyramid_z"),
-    *("group", "labels", "dataset_name", "metadata", "register_z", "fill", "stack", "dims"),
+    *("group", "labels", "dataset_name", "metadata", "fill", "stack", "dims"),
+    *("register_z", "apply_shifts", "max_frames", "chunk_frames", "max_reg_xy"),
 )
 
 
@@ -43,6 +44,10 @@ class Options:
     num_zplanes: int | None = None
     order: Any = None
     register_z: bool = False
+    apply_shifts: bool = False
+    max_frames: int = 200
+    chunk_frames: int = 10
+    max_reg_xy: int = 30
     roi: Any = None
     roi_mode: str | None = None
     stack: str | None = None

@@ -66,6 +66,16 @@ def step_of(image: LazyArray, options: Options) -> dict[str, Any]:
     return {**made, "fingerprint": digest if files else ""}
 
 
+def shifts_in(xml: str | None) -> dict[str, Any] | None:
+    """Return what a document says of how far planes are shifted; None where nothing, or no more."""
+    for step in reversed(provenance.read(xml)):
+        if "plane_shifts" in step:
+            names = ("plane_shifts", "plane_shifts_params")
+            found: dict[str, Any] = {n: json.loads(step[n]) for n in names if n in step}
+            return found if found["plane_shifts"] else None
+    return None
+
+
 def files_of(image: LazyArray) -> list[list[Any]]:
     """Return name, size and time of change of each file an image is read from.
 
