@@ -9,9 +9,15 @@ import numpy as np
 from bioio_tk.errors import DamagedFileError
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from pathlib import Path
+    from typing import Self
+
     from numpy.typing import NDArray
 
     from bioio_tk.backends._file import RandomFile
+    from bioio_tk.backends.base import StoreOptions
+    from bioio_tk.core.spec import Address, ImageSpec
 
 
 class RawPlanes:
@@ -60,3 +66,39 @@ class RawPlanes:
                 raise DamagedFileError(
                     f"{str(self._file.path)!r} has become shorter while it was written"
                 )
+
+
+class GoesOn:
+    """What a sink of raw planes needs to go on with an unfinished file: every pixel has its place.
+
+    Its heirs keep in `_stored` which tiles were stored, and are made with (path, images, options).
+    """
+
+    _stored: set[Address]
+
+    @classmethod
+    def resume(
+        cls,
+        path: Path,
+        images: tuple[ImageSpec, ...],
+        options: StoreOptions,
+        tiles: Mapping[Address, Any],
+    ) -> Self:
+        """Return a sink that goes on with an unfinished file which has these tiles."""
+        sink: Any = cls
+        made: Self = sink(path, images, options)
+        made._stored.update(tiles)
+        return made
+
+    def holds(self, at: Address) -> bool:
+        """Return whether a tile is there."""
+        return at in self._stored
+
+    def trace(self, at: Address, encoded: Any) -> int:
+        """Return what the journal keeps of a tile: that it is there."""
+        return 1
+
+    def suspend(self) -> None:
+        """Let go of the file as it is."""
+        closing: Any = self
+        closing.close()

@@ -8,12 +8,11 @@ import numpy as np
 
 from bioio_tk.backends._file import RandomFile
 from bioio_tk.backends._numpy_file import make_header
-from bioio_tk.backends._raw_planes import RawPlanes
+from bioio_tk.backends._raw_planes import GoesOn, RawPlanes
 from bioio_tk.backends.base import Caps
 from bioio_tk.errors import SpecError, UnsupportedError
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
     from pathlib import Path
 
     from numpy.typing import NDArray
@@ -24,7 +23,7 @@ if TYPE_CHECKING:
 _ORDER = (4, 3, 2, 0, 1)  # Y, X, Z, C, T as T, C, Z, Y, X
 
 
-class NpySink:
+class NpySink(GoesOn):
     """A new ``.npy``: the axes are TCZYX without the first ones of length 1.
 
     So the number of axes says what they are: YX, ZYX, CZYX or TCZYX. Behind the pixels, where
@@ -73,27 +72,6 @@ class NpySink:
             )
         if min(images[0].shape) < 1:
             raise SpecError(f"the shape {images[0].shape} (Y, X, Z, C, T) has an axis of length 0")
-
-    @classmethod
-    def resume(
-        cls,
-        path: Path,
-        images: tuple[ImageSpec, ...],
-        options: StoreOptions,
-        tiles: Mapping[Address, Any],
-    ) -> NpySink:
-        sink = cls(path, images, options)
-        sink._stored.update(tiles)
-        return sink
-
-    def holds(self, at: Address) -> bool:
-        return at in self._stored
-
-    def trace(self, at: Address, encoded: Any) -> int:
-        return 1
-
-    def suspend(self) -> None:
-        self.close()
 
     def encode_tile(self, at: Address, tile: NDArray[Any]) -> NDArray[Any]:
         return np.ascontiguousarray(tile.transpose(_ORDER))

@@ -12,12 +12,11 @@ import numpy as np
 from bioio_tk.backends import _described
 from bioio_tk.backends._file import RandomFile
 from bioio_tk.backends._numpy_file import object_bytes
-from bioio_tk.backends._raw_planes import RawPlanes
+from bioio_tk.backends._raw_planes import GoesOn, RawPlanes
 from bioio_tk.backends.base import Caps
 from bioio_tk.errors import PixelTypeError, SpecError, UnsupportedError
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
     from pathlib import Path
 
     from numpy.typing import NDArray
@@ -35,7 +34,7 @@ _RATE = 10.0
 """Frames a second where the image does not say: what Suite2p assumes."""
 
 
-class Suite2pSink:
+class Suite2pSink(GoesOn):
     """A new folder: the movies and ``ops.npy``, of several planes in ``plane0/``, ``plane1/`` ….
 
     A movie is T x Y x X int16. Values of other integers are stored where they fit.
@@ -112,27 +111,6 @@ class Suite2pSink:
             if entry.is_symlink() or not (known or entry in planes):
                 return entry
         return None
-
-    @classmethod
-    def resume(
-        cls,
-        path: Path,
-        images: tuple[ImageSpec, ...],
-        options: StoreOptions,
-        tiles: Mapping[Address, Any],
-    ) -> Suite2pSink:
-        sink = cls(path, images, options)
-        sink._stored.update(tiles)
-        return sink
-
-    def holds(self, at: Address) -> bool:
-        return at in self._stored
-
-    def trace(self, at: Address, encoded: Any) -> int:
-        return 1
-
-    def suspend(self) -> None:
-        self.close()
 
     def encode_tile(self, at: Address, tile: NDArray[Any]) -> NDArray[Any]:
         limits = np.iinfo(DTYPE)
