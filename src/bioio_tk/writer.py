@@ -402,7 +402,8 @@ class BioWriter(BioBase):
 
     def _check(self) -> None:
         """Raise before anything exists where the image cannot be stored."""
-        self._sink_class.check((self._drafted(),), self._store_options())
+        self._checked = (self._drafted(), self._store_options())
+        self._sink_class.check(self._checked[:1], self._checked[1])
 
     def _check_labelled(self, spec: ImageSpec) -> None:
         """Raise where labels do not lie on the image they belong to."""
@@ -524,7 +525,8 @@ class BioWriter(BioBase):
         spec = self._drafted()
         self._check_labelled(spec)
         options = self._store_options()
-        self._sink_class.check((spec,), options)
+        if (spec, options) != self._checked:  # something was set meanwhile
+            self._sink_class.check((spec,), options)
         found = self._take_hold(spec, options)
         if not found:
             try:

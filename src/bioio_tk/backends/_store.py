@@ -200,18 +200,37 @@ class FolderStore:
         try:
             return os.open(path, flags, 0o666)
         except FileNotFoundError:  # somebody has removed the folder
-            with self._known_lock:
-                self._known.clear()
+            self._forget()
             self.make_folder(path)
             return os.open(path, flags, 0o666)
 
     def make_folder(self, path: str) -> None:
         """Make the folder that `path` lies in."""
         folder = os.path.dirname(path)  # noqa: PTH120 (each call counts here)
-        if folder not in self._known:
+        if folder in self._known:
+            return
+        try:
+            self._make(folder)
+        except FileNotFoundError:  # somebody has removed one that it lies in
+            self._forget()
+            self._make(folder)
+
+    def _make(self, folder: str) -> None:
+        """Make a folder, and those it lies in, without a look at those that are known."""
+        if folder in self._known:
+            return
+        if folder.startswith(self._prefix):
+            self._make(os.path.dirname(folder))  # noqa: PTH120
+            with suppress(FileExistsError):
+                os.mkdir(folder)  # noqa: PTH102
+        else:
             os.makedirs(folder, exist_ok=True)  # noqa: PTH103
-            with self._known_lock:
-                self._known.add(folder)
+        with self._known_lock:
+            self._known.add(folder)
+
+    def _forget(self) -> None:
+        with self._known_lock:
+            self._known.clear()
 
     def _open(self, key: str) -> int | None:
         try:

@@ -125,7 +125,7 @@ class UrlStore:
         self._http = url.scheme in ("http", "https")
         self.waits = url.scheme != "memory"
         self.lists = self.writable = not self._http
-        self._shown = _without_secrets(url.text)
+        self._shown = url.shown
         self._closed = False
         self._link = self._connect()
 
@@ -545,17 +545,6 @@ def _reason(exc: BaseException) -> str:
         return f"the server cannot be reached ({system.strerror or system})"
     lines = [line for line in str(exc).splitlines() if line.strip()]
     return lines[0][:300] if lines else _name(exc)
-
-
-def _without_secrets(text: str) -> str:
-    """Return a URL without a password or the signature behind the question mark.
-
-    >>> _without_secrets("https://me:secret@host/a.zarr?token=1")
-    'https://host/a.zarr'
-    """
-    scheme, _, rest = text.partition("?")[0].partition("://")
-    server, slash, path = rest.partition("/")
-    return f"{scheme}://{server.rpartition('@')[2]}{slash}{path}".rstrip("/")
 
 
 def _install(where: str, package: str) -> BackendMissingError:

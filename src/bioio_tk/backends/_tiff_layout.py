@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import struct
 from fractions import Fraction
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
 import numpy as np
@@ -365,8 +366,8 @@ def resolution(size: PhysicalSize, full: tuple[int, int], level: tuple[int, int]
         return {}
     if size.x[1] in _NO_LENGTH or size.y[1] in _NO_LENGTH:
         return {X_RESOLUTION: (1, 1), Y_RESOLUTION: (1, 1), RESOLUTION_UNIT: (1,)}
-    x = _per_centimetre(size.x, _shrunk(full[1], level[1]))
-    y = _per_centimetre(size.y, _shrunk(full[0], level[0]))
+    x = _per_centimetre(size.x, full[1], level[1])
+    y = _per_centimetre(size.y, full[0], level[0])
     if x is None or y is None:
         return {}
     return {X_RESOLUTION: x, Y_RESOLUTION: y, RESOLUTION_UNIT: (3,)}
@@ -380,7 +381,9 @@ def _shrunk(full: int, level: int) -> Fraction:
     return Fraction(full, level)
 
 
-def _per_centimetre(size: Quantity, factor: Fraction) -> tuple[int, int] | None:
+@lru_cache(maxsize=256)
+def _per_centimetre(size: Quantity, full: int, level: int) -> tuple[int, int] | None:
+    """Return the pixels of a level in a centimetre, None where 32 bits cannot express them."""
     value = float(size[0])
     if not math.isfinite(value) or value <= 0:
         return None
@@ -389,7 +392,8 @@ def _per_centimetre(size: Quantity, factor: Fraction) -> tuple[int, int] | None:
     except SpecError:
         return None
     # what was written in decimal is meant: 0.1 is 1/10, not the binary number next to it
-    density = 1 / (Fraction(repr(value)) * Fraction(repr(meters)) * 100 * factor)
+    scale = Fraction(repr(value)) * Fraction(repr(meters))
+    density = 1 / (scale * 100 * _shrunk(full, level))
     if density > 1:
         inverse = (1 / density).limit_denominator(_UINT32)
         pair = (inverse.denominator, inverse.numerator)

@@ -73,6 +73,7 @@ class ZarrSink:
         self._samples: dict[TileKey, NDArray[Any]] = {}
         self._resumed = False
         self._blank: set[Address] = set()  # known to be all 0 when resumed
+        self._described = False  # all metadata but the windows are where they belong
         self._scratch: Path | None = None
         self._pid = os.getpid()
         if not isinstance(location, Path):
@@ -87,6 +88,7 @@ class ZarrSink:
             # on a server the metadata come last: without them nobody takes it for an image
             if documents is None and not self._remote:
                 self._write_metadata(None)
+                self._described = True
         except BaseException:
             self.close()
             raise
@@ -195,8 +197,10 @@ class ZarrSink:
         if spec.dtype not in TYPES.values():
             known = ", ".join(TYPES)
             raise UnsupportedError(f"Zarr has no pixels of type {spec.dtype}; there are {known}")
-        for level in range(len(spec.levels)):
-            _array_document(spec, level, options, version)
+        _check_order(options.extra, spec.shape)
+        _codecs(spec, options, version)
+        for level in range(len(spec.levels) if version != "0.4" else 0):
+            shard_of(spec, level, options)
 
     @staticmethod
     def foreign(folder: Path, *, begun: bool = False) -> Path | None:
@@ -384,15 +388,10 @@ class ZarrSink:
     def _write_metadata(self, windows: Any) -> None:
         spec = self.images[0]
         paths = [str(level) for level in range(len(spec.levels))]
-        for path, document in zip(paths, self._documents, strict=True):
-            self._store.put(join(path, self._name("array")), document)
         label = self._options.extra.get("label")
+        if not self._described:
+            self._describe(paths, with_xml=label is None)
         if label is None:
-            from bioio_tk.meta import ome
-
-            xml = ome.document(self.images, metadata=self._options.metadata)
-            self._store.put(OME_XML, xml.encode())
-            self._put_group("OME", {})
             attributes = ngff.image_attributes(
                 spec,
                 version=self._version,
@@ -410,6 +409,17 @@ class ZarrSink:
                 properties=label.get("properties"),
             )
         self._put_group("", attributes)  # last: it makes the folder an image
+
+    def _describe(self, paths: list[str], *, with_xml: bool) -> None:
+        """Write what is known from the start, and will not change."""
+        for path, document in zip(paths, self._documents, strict=True):
+            self._store.put(join(path, self._name("array")), document)
+        if with_xml:
+            from bioio_tk.meta import ome
+
+            xml = ome.document(self.images, metadata=self._options.metadata)
+            self._store.put(OME_XML, xml.encode())
+            self._put_group("OME", {})
 
     def _put_group(self, path: str, attributes: dict[str, Any]) -> None:
         for name, document in group_documents(attributes, self._version).items():
@@ -459,6 +469,23 @@ class ZarrSink:
             for c in range(tile.shape[3]):
                 values[first + c].append(tile[:, :, :, c].ravel())
         return [_window(np.concatenate(v) if v else None, spec.dtype) for v in values]
+
+
+def _check_order(extra: dict[str, Any], shape: Shape5) -> None:
+    """Raise where sizes were given in the order of the array in the store, T C Z Y X.
+
+    ``(1, 1, 1, 64, 64)`` would be pieces of one pixel: millions of files, and hours to make them.
+    """
+    for name in ("chunks", "shards"):
+        given = extra.get(name)
+        sizes = tuple(given) if isinstance(given, list | tuple) else ()
+        last = len(sizes) - 1
+        if last > 1 and sizes[0] == 1 < shape[0] and sizes[last] > shape[last]:
+            raise SpecError(
+                f"{name}={sizes!r} is 1 along Y and {sizes[last]} along {AXES[last]}, where the "
+                f"image has {shape[last]}: the order is Y, X, Z, C, T; for the order T, C, Z, Y, X "
+                f"of the store write {(*sizes[-2:], *sizes[-3::-1])}"
+            )
 
 
 def _check_label(spec: ImageSpec, options: StoreOptions) -> None:
@@ -545,9 +572,8 @@ def _document_name(version: str, kind: str) -> str:
 def _array_document(spec: ImageSpec, level: int, options: StoreOptions, version: str) -> bytes:
     found = spec.levels[level]
     shape, chunks = _stored(found.shape), _stored(found.tile)
-    zarr_format = 2 if version == "0.4" else 3
-    codec = codec_documents(options.compression, options.level, spec.dtype, zarr_format)
-    if zarr_format == 2:
+    codec = _codecs(spec, options, version)
+    if version == "0.4":
         return write_meta_v2(shape, chunks, spec.dtype, codec)
     shard = shard_of(spec, level, options)
     return write_meta_v3(
@@ -558,6 +584,11 @@ def _array_document(spec: ImageSpec, level: int, options: StoreOptions, version:
         codec,
         tuple(STORED_AXES),
     )
+
+
+def _codecs(spec: ImageSpec, options: StoreOptions, version: str) -> Any:
+    zarr_format = 2 if version == "0.4" else 3
+    return codec_documents(options.compression, options.level, spec.dtype, zarr_format)
 
 
 def _stored(sizes: Shape5) -> tuple[int, ...]:

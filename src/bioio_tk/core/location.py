@@ -45,6 +45,17 @@ class Url:
         return self.text.partition("://")[2].partition("?")[0].rpartition("/")[2]
 
     @property
+    def shown(self) -> str:
+        """The address without a password, or the signature behind the question mark.
+
+        >>> Url("https://me:secret@host/a.zarr?token=1").shown
+        'https://host/a.zarr'
+        """
+        scheme, _, rest = self.text.partition("?")[0].partition("://")
+        server, slash, path = rest.partition("/")
+        return f"{scheme}://{server.rpartition('@')[2]}{slash}{path}".rstrip("/")
+
+    @property
     def parent(self) -> Url:
         """The address one level up."""
         head, _, rest = self.text.partition("://")

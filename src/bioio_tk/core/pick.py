@@ -40,6 +40,11 @@ def parse(select: str | Mapping[str, Any] | None) -> dict[str, Any]:
     """
     if select is None:
         return {}
+    if not isinstance(select, (str, Mapping)):
+        raise SpecError(
+            f"select={select!r:.60}: give text such as 'c=0,2 z=10:20', or a dict such as "
+            "{'z': slice(10, 20)}"
+        )
     pairs = list(select.items()) if isinstance(select, Mapping) else _words(select)
     chosen: dict[str, Any] = {}
     for name, value in pairs:
@@ -77,7 +82,7 @@ def _item(axis: str, text: str) -> int | slice:
         return slice(*numbers)
     except ValueError:
         raise SpecError(
-            f"select: {axis.lower()}={text!r} is neither a number nor a range such as 10:20 or ::2"
+            f"{axis.lower()}={text!r} is neither a number nor a range such as 10:20 or ::2"
         ) from None
 
 
@@ -90,15 +95,14 @@ def positions(axis: str, item: Any, size: int) -> Any:
         A position is outside the axis, or nothing is selected.
     """
     if isinstance(item, slice):
-        found: Any = range(*item.indices(size))
-        if not found and size:
+        if not _along(axis, item, size) and size:
             raise RegionError(f"{axis}={_shown(item)} selects nothing: the image has {axis}={size}")
         return item
     several = isinstance(item, Iterable) and not isinstance(item, str)
-    found = []
+    found: list[int] = []
     for part in item if several else [item]:
         if isinstance(part, slice):
-            found += range(*part.indices(size))
+            found += _along(axis, part, size)
             continue
         found.append(_position(axis, part, size))
     if not found:
@@ -106,8 +110,17 @@ def positions(axis: str, item: Any, size: int) -> Any:
     return found
 
 
+def _along(axis: str, item: slice, size: int) -> range:
+    try:
+        return range(*item.indices(size))
+    except (TypeError, ValueError) as exc:
+        raise RegionError(f"{axis}={_shown(item)}: {exc}") from None
+
+
 def _position(axis: str, value: Any, size: int) -> int:
     try:
+        if isinstance(value, bool):  # of a mask, which numbers 0 and 1 would not be
+            raise TypeError
         number = operator.index(value)
     except TypeError:
         raise RegionError(

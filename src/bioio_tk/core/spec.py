@@ -153,6 +153,8 @@ def stepped(size: Quantity | None, pick: Span) -> Quantity | None:
     """
     if size is None or len(pick) < 2:
         return size
+    if isinstance(pick, range):
+        return (size[0] * abs(pick.step), size[1])
     steps = np.unique(np.diff(np.asarray(pick)))
     if len(steps) > 1 or steps[0] == 0:
         return None
@@ -176,10 +178,9 @@ def _moved(origin: Quantity | None, size: Quantity | None, pick: Span) -> Quanti
 
 def _whole_pixels(pick: Span, samples: int) -> bool:
     """Return whether picked channels are whole pixels of several samples."""
-    groups = np.asarray(pick)
-    if samples == 1 or len(groups) % samples:
+    if samples == 1 or len(pick) % samples:
         return samples == 1
-    groups = groups.reshape(-1, samples)
+    groups = np.asarray(pick).reshape(-1, samples)
     return bool((groups == groups[:, :1] // samples * samples + np.arange(samples)).all())
 
 

@@ -5,8 +5,8 @@ is; then each tile has its line as soon as it is stored, and each window of the 
 checksums are known. A line that was cut off, or changed, and all after it, do not count.
 
 What a process has written is safe when that process dies, but not when the machine does: the
-system may not have sent it to the disk. So every minute the system is told to, and a line says up
-to where the record holds in that case, too.
+system may not have sent it to the disk. So every minute the system is told to, beside the work,
+and a line says up to where the record holds in that case, too.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ from typing import TYPE_CHECKING, Any
 from bioio_tk import __version__
 from bioio_tk.backends._file import BINARY
 from bioio_tk.core.spec import Address
+from bioio_tk.engine.flush import Flusher
 from bioio_tk.errors import SpecError
 from bioio_tk.target import journal_path, partial_path
 
@@ -84,6 +85,7 @@ class Journal:
         self._fd = -1
         self._lock = threading.Lock()
         self._synced = time.monotonic()
+        self._flusher = Flusher(self.path.parent)
 
     # ------------------------------------------------------------------ of the run before
 
@@ -201,12 +203,20 @@ class Journal:
             if due:
                 self._synced = time.monotonic()
                 size = os.fstat(self._fd).st_size
-        if due and sys.platform == "linux":  # elsewhere the system does not wait for the disk
-            os.sync()
-            with self._lock:
-                if self._fd >= 0:
-                    _write(self._fd, _line({"synced": size}))
-                    os.fsync(self._fd)
+        if due:
+            self._flusher.begin(lambda: self._note_synced(size))
+
+    def _note_synced(self, size: int) -> None:
+        """Enter that all which the first `size` bytes of the record tell of is on the disk."""
+        with self._lock:
+            if self._fd < 0:
+                return
+            _write(self._fd, _line({"synced": size}))
+            fd = os.dup(self._fd)
+        try:
+            os.fsync(fd)  # not while others wait for the lock
+        finally:
+            os.close(fd)
 
     def _header(self) -> dict[str, Any]:
         return {
