@@ -185,6 +185,20 @@ def test_a_broken_chunk_is_named(tmp_path):
             br[..., 1]
 
 
+def test_a_small_chunk_that_is_broken_is_no_compression_that_is_missing(tmp_path):
+    pixels = np.random.default_rng(2).integers(0, 4000, (2, 64, 64)).astype("u2")
+    path = make(tmp_path / "a.h5", mov=(pixels, {"chunks": (1, 64, 64), "compression": "gzip"}))
+    with h5py.File(path) as file:
+        place = file["mov"].id.get_chunk_info_by_coord((1, 0, 0))
+    data = bytearray(path.read_bytes())
+    data[place.byte_offset + 900 : place.byte_offset + 960] = bytes(60)
+    path.write_bytes(data)
+    with BioReader(path) as br:
+        np.testing.assert_array_equal(br[..., 0], pixels[0])
+        with pytest.raises(DamagedFileError, match=r"at \(1, 0, 0\) of 'mov' in .* cannot be read"):
+            br[..., 1]
+
+
 @pytest.mark.parametrize("kept", [8, 100, 900, -50])
 def test_a_file_that_is_cut_off_is_said(tmp_path, kept):
     path = make(tmp_path / "a.h5", mov=(MOVIE, LAYOUTS[2]))

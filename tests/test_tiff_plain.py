@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 
 import numpy as np
 import pytest
@@ -144,6 +145,32 @@ def test_beyond_4_gb_there_is_one_directory_as_in_imagejs_own_files(tmp_path, mo
     assert not (tmp_path / "b.tif").exists()
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere a hole in a file takes its room")
+def test_planes_beyond_4_gb_are_read_by_others(tmp_path):
+    path, band = tmp_path / "a.tif", coded((16, 8192, 1, 1, 1), "u2")
+    with BioWriter(path, X=8192, Y=8192, Z=34, dtype="u2", ome=False) as bw:
+        bw[8000:8016, :, 33] = band
+    assert path.stat().st_size > 2**32
+    with tifffile.TiffFile(path) as tif:
+        assert (tif.is_imagej, tif.is_bigtiff) == (True, False)
+    mapped = tifffile.memmap(path, mode="r")
+    assert mapped.shape == (34, 8192, 8192)
+    np.testing.assert_array_equal(mapped[33, 8000:8016], band[:, :, 0, 0, 0])
+    assert not mapped[33, 8016:].any()
+    del mapped
+    with BioReader(path) as br:
+        np.testing.assert_array_equal(br[8000:8016, :, 33], band[:, :, 0, 0, 0])
+
+
+def test_packed_planes_that_have_no_room_for_their_directories_are_not_left_out(
+    tmp_path, monkeypatch
+):
+    monkeypatch.setattr(_tiff_hyperstack, "_LIMIT", 4500)
+    with pytest.raises(UnsupportedError, match="bigtiff=True"):
+        write(tmp_path / "a.tif", np.zeros((16, 16, 40), "u1"), compression="deflate")
+    assert not (tmp_path / "a.tif").exists()
+
+
 @pytest.mark.parametrize(
     ("given", "says"),
     [
@@ -192,6 +219,7 @@ def test_zarr_without_ngff_is_one_array(tmp_path, given):
     assert not any("ome" in name or "multiscales" in name for name in attributes)
     with BioReader(tmp_path / "a.zarr") as br:
         np.testing.assert_array_equal(br[...], FIVE)
+        assert (br.physical_size_x, br.channel_names) == ((0.5, "µm"), ["a", "b"])
     write(tmp_path / "a.zarr", FIVE[:9], overwrite=True)
     assert zarr.open(tmp_path / "a.zarr", mode="r").shape == (4, 2, 3, 9, 50)
 

@@ -1,4 +1,4 @@
-"""Signals that Java needs for itself, and one that it must not get.
+"""Signals that Java needs for itself.
 
 Java marks places in its code by memory that may not be read, and goes on from the SIGSEGV this
 gives. Where `faulthandler` is switched on or off after Java has started, it takes that signal away
@@ -9,41 +9,11 @@ from __future__ import annotations
 
 import signal
 import sys
-import threading
-from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
+from typing import Any
 
 _JAVAS = ("SIGSEGV", "SIGBUS", "SIGFPE", "SIGILL")
 _LARGEST = 512
 """Bytes, more than the struct sigaction of any system has."""
-
-
-@contextmanager
-def interrupt_later() -> Iterator[None]:
-    """Let Ctrl-C wait: JPype that is interrupted while it makes its classes cannot be used again.
-
-    It is Python's main thread that is interrupted, whichever the system tells of the signal.
-    """
-    before = signal.getsignal(signal.SIGINT)
-    if threading.current_thread() is not threading.main_thread() or before is None:
-        yield
-        return
-    came = False
-
-    def note(_number: int, _frame: Any) -> None:
-        nonlocal came
-        came = True
-
-    signal.signal(signal.SIGINT, note)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGINT, before)
-        if came:
-            signal.raise_signal(signal.SIGINT)
 
 
 class Handlers:

@@ -14,8 +14,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from bioio_tk.backends import _java_home
-from bioio_tk.backends._java_signals import Handlers, interrupt_later
+from bioio_tk.backends._java_signals import Handlers
 from bioio_tk.backends.base import Started
+from bioio_tk.core.signals import interrupt_later
 from bioio_tk.errors import BackendError, BackendMissingError, SpecError
 
 if TYPE_CHECKING:

@@ -157,12 +157,15 @@ class HyperstackSink:
             offset = self._end
             self._end += len(data)
         if not self._big and self._end > _LIMIT:
-            raise UnsupportedError(
-                f"{str(self._file.path)!r} would pass the 4 GB of a classic TIFF: write it anew "
-                "with bigtiff=True"
-            )
+            raise self._full()
         self._file.write(offset, data)
         return offset, len(data)
+
+    def _full(self) -> UnsupportedError:
+        return UnsupportedError(
+            f"{str(self._file.path)!r} would pass the 4 GB of a classic TIFF: write it anew "
+            "with bigtiff=True"
+        )
 
     def load_tile(self, at: Address) -> NDArray[Any] | None:
         if at not in self._stored:
@@ -199,8 +202,11 @@ class HyperstackSink:
         self._end = -(-self._end // 8) * 8
         places = self._directories()
         first = next(places)
-        rest = list(places)
+        # a number of a classic TIFF cannot say where planes beyond 4 GB lie
+        rest = list(places) if self._big or self._end <= _LIMIT else []
         if self._end + sum(map(len, rest)) > _LIMIT and not self._big:
+            if not self._raw:
+                raise self._full()
             rest = []  # as ImageJ does: the block of planes is found without
         at = self._end
         for number, data in enumerate(rest):
@@ -291,8 +297,7 @@ class HyperstackSink:
         """Return a directory that lies at `at` and is followed by the one at `after`."""
         flavour = tag._BIG if self._big else tag._CLASSIC
         out = bytearray(data)
-        head, size = struct.calcsize(flavour.head), flavour.entry_size + flavour.width
-        del size
+        head = struct.calcsize(flavour.head)
         (count,) = struct.unpack_from(flavour.head, out)
         letter = "<Q" if self._big else "<I"
         for number in range(count):

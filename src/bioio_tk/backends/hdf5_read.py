@@ -24,6 +24,7 @@ from bioio_tk.errors import (
     DamagedFileError,
     PixelTypeError,
     SpecError,
+    TargetBusyError,
     UnsupportedError,
 )
 
@@ -78,11 +79,15 @@ class Hdf5Source:
         h5py = library()
         try:
             if isinstance(location, Path):
-                return h5py.File(location, "r", locking="best-effort")
+                # of a new file our own writer holds the lock while it is verified
+                begun = location.suffix == ".partial"
+                return h5py.File(location, "r", locking=False if begun else "best-effort")
             return h5py.File(Seekable(self._bytes), "r")
         except (OSError, RuntimeError, KeyError) as exc:
             if isinstance(exc, BlockingIOError) or "unable to lock" in str(exc):
-                raise
+                raise TargetBusyError(
+                    f"{self._where} is being written by another program: wait until that is done"
+                ) from exc
             raise DamagedFileError(f"{self._where} cannot be opened as HDF5: {exc}") from exc
 
     def _chosen(self, group: str) -> list[tuple[str, Any]]:
@@ -119,7 +124,8 @@ class Hdf5Source:
         where = image.in_file(region.slices())
         codec = image.codec
         if codec is None or not self._direct:
-            with self._reading():
+            corner = tuple(part.start for part in where)
+            with self._reading(f"what lies at {corner} of {image.name!r} in {self._where}"):
                 pixels = image.data[where]
         else:
             pixels = self._chunk(image, codec, tuple(part.start for part in where))
@@ -140,7 +146,7 @@ class Hdf5Source:
             ) from exc
 
     @contextmanager
-    def _reading(self) -> Iterator[None]:
+    def _reading(self, what: str = "") -> Iterator[None]:
         with self._lock:
             if self._closed:
                 raise ClosedError(f"{self._where} is closed")
@@ -149,12 +155,13 @@ class Hdf5Source:
             except BioIOError:
                 raise
             except (OSError, RuntimeError) as exc:
-                if "filter" in str(exc).lower():
+                said = str(exc).lower()
+                if "filter" in said and "returned failure" not in said:
                     raise BackendError(
                         f"{self._where} is compressed in a way that h5py does not know alone: "
                         f"pip install hdf5plugin, and import it before ({exc})"
                     ) from exc
-                raise DamagedFileError(f"{self._where} cannot be read: {exc}") from exc
+                raise DamagedFileError(f"{what or self._where} cannot be read: {exc}") from exc
 
     def ome_xml(self) -> str | None:
         return next((image.xml for image in self._images if image.xml), None)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import re
+import stat
 from dataclasses import dataclass, replace
 from importlib import import_module
 from pathlib import Path
@@ -23,6 +25,12 @@ if TYPE_CHECKING:
 
     from bioio_tk.backends.base import OpenOptions, Sink, Source, Started
     from bioio_tk.core.location import Location
+
+
+_PIPE = (
+    "{!r} is a pipe: an image is read here and there, which a pipe cannot do; write it to a file "
+    "first"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -247,7 +255,9 @@ def choose(
         return _asked(name) if name is not None else _remote(location, options or {})
     path = location
     try:
-        with open(path, "rb", buffering=0) as file:  # noqa: PTH123 (each call counts here)
+        with open(path, "rb", buffering=0, opener=_at_once) as file:
+            if stat.S_ISFIFO(os.fstat(file.fileno()).st_mode):
+                raise UnsupportedError(_PIPE.format(str(path)))
             head = file.read(_kinds.HEAD)
     except FileNotFoundError:
         raise FileNotFoundError(_missing(path)) from None
@@ -263,6 +273,11 @@ def choose(
         if row.parts and path.name.lower().endswith(row.parts) and _marked(path.parent, row):
             return Choice(row, f"{path.name} lies beside what describes it")
     return _by_content(path, str(path), head)
+
+
+def _at_once(path: str, flags: int) -> int:
+    """Open a file; a pipe that nobody writes into would be waited for without end."""
+    return os.open(path, flags | getattr(os, "O_NONBLOCK", 0))
 
 
 def _asked(name: str) -> Choice:
@@ -288,8 +303,9 @@ def _folder(path: Path, name: str | None) -> Choice:
             return Choice(row, f"the folder is {row.content}") if name is None else _asked(name)
     kinds = _list(row.formats for row in _rows() if row.marks and row.source)
     raise IsADirectoryError(
-        f"{str(path)!r} is a folder; give the path of an image file in it, or of a folder that is "
-        f"an image: {kinds}"
+        f"{str(path)!r} is a folder; give the path of an image file in it, a pattern for several "
+        f"({str(path / '*.tif')!r}), or a folder that is an image: {kinds}; "
+        "'bioio-tk batch' converts all images of a folder"
     )
 
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, overload
 
 import numpy as np
 
+from bioio_tk.backends._described import with_flat
 from bioio_tk.backends._store import FolderStore
 from bioio_tk.backends._zarr_array import ZarrArray
 from bioio_tk.backends._zarr_meta import read_meta
@@ -188,7 +189,7 @@ class ZarrSource:
         level = _Layer(ZarrArray(self._store, path, meta), axes, path)
         self._check_size(level, path)
         spec = ImageSpec(meta.dtype, (level.level,), name=path.rpartition("/")[2])
-        return _Image(spec, (level,), path, "")
+        return _Image(with_flat(spec, node.attributes), (level,), path, "")
 
     def _image(self, path: str, multiscale: ngff.Multiscale, group: ngff.Group) -> _Image:
         places = [join(path, dataset.path) for dataset in multiscale.datasets]
