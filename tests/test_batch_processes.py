@@ -8,6 +8,7 @@ import subprocess
 import sys
 import textwrap
 import time
+import types
 from contextlib import suppress
 from pathlib import Path
 
@@ -181,6 +182,16 @@ def test_what_cannot_be_sent_is_said_before_anything_starts(work):
         check_sendable(lambda: None)
     with pytest.raises(SpecError, match="processes=0"), Processes(work, 1) as side:
         side.give("a", ("double", lambda: None))
+
+
+def test_a_job_of_a_class_that_only_the_starter_knows_fails_alone(work, monkeypatch):
+    monkeypatch.setitem(sys.modules, "only_here", types.ModuleType("only_here"))
+    sys.modules["only_here"].Known = type("Known", (), {"__module__": "only_here"})
+    jobs = [sys.modules["only_here"].Known(), ("double", 4)]
+    found = ended(Processes(work, 1), jobs)
+    assert [found[key].kind for key in (0, 1)] == ["failed", "done"]
+    assert "only_here" in found[0].value
+    assert found[1].value == 8
 
 
 def test_where_no_worker_can_start_that_is_the_error(work, monkeypatch):

@@ -360,7 +360,7 @@ def test_regions_are_joined_or_written_one_by_one(tmp_path):
         file.write(IMAGE[0, 0, 0], metadata={"axes": "YX"})
         file.write(IMAGE[0, 0, 0, :9], metadata={"axes": "YX"})
         file.write(IMAGE[0, 0, 0, :, :9], metadata={"axes": "YX"})
-    with pytest.raises(SpecError, match="image 2 .* cannot be joined along Y"):
+    with pytest.raises(SpecError, match=r"image 2 .* cannot be joined along Y"):
         imwrite(tmp_path / "c.ome.tif", tmp_path / "x.ome.tif", roi_mode="concat_y")
 
 
@@ -400,4 +400,4 @@ def test_shifts_of_planes_are_found_kept_and_applied_on_request(tmp_path):
             convert(tmp_path / f"{wrong}.ome.tif", tmp_path / "e.ome.tif", apply_shifts=True)
     words = ["--register-z", "--max-reg-xy", "2", "--max-frames", "1", "--chunk-frames", "1"]
     said, _ = run("convert", tmp_path / "a.ome.tif", tmp_path / "f.ome.tif", *words)
-    assert "raise max_reg_xy=2" in said
+    assert "raise --max-reg-xy 2" in said

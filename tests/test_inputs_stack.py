@@ -199,6 +199,16 @@ def test_a_file_of_another_size_or_type_is_named_when_it_is_touched(folder, odd,
         image.compute()
 
 
+def test_a_reader_that_does_not_fit_stays_open(folder):
+    save("a.tif", IMAGE[..., 0, 0, 0])
+    save("b.tif", IMAGE[:, :9, 0, 0, 0])
+    with BioReader("a.tif") as one, BioReader("b.tif") as other:
+        stack, _ = open_input([one, other])
+        with stack, pytest.raises(SpecError, match="does not fit the stack"):
+            stack.compute()
+        np.testing.assert_array_equal(other[:], IMAGE[:, :9, 0, 0, 0])
+
+
 def test_a_broken_file_is_named(folder):
     for t in range(3):
         save(f"t{t}.tif", IMAGE[:, :, 0, 0, t])

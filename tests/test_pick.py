@@ -129,3 +129,26 @@ def test_an_order_is_a_permutation(order):
 def test_an_order_names_each_plane_once(order):
     with pytest.raises(SpecError, match="order"):
         ordered(order, [4, 5])
+
+
+@pytest.mark.parametrize(
+    ("item", "says"),
+    [
+        (True, "Z index True"),
+        ([True, False, True], "Z index True"),  # a mask; numbers 1, 0, 1 are other planes
+        (np.array([True, False]), "Z index"),
+        (slice(0, 3, 0), "Z=0:3:0: slice step cannot be zero"),
+        ([0, slice("a", 3)], "Z=a:3"),
+        (1.5, "Z index 1.5"),
+        (None, "Z index None"),
+    ],
+)
+def test_what_is_no_position_is_refused(item, says):
+    with pytest.raises(RegionError, match=re.escape(says)):
+        positions("Z", item, 3)
+
+
+@pytest.mark.parametrize("select", [5, ["z=1"], b"z=1"])
+def test_a_selection_is_text_or_a_mapping(select):
+    with pytest.raises(SpecError, match="give text such as"):
+        parse(select)

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from bioio_tk.core.spec import ImageSpec, Quantity
+from bioio_tk.core.spec import ImageSpec, PhysicalSize, Quantity
 
 if TYPE_CHECKING:
     from ome_types import OME
@@ -21,6 +21,25 @@ class PixelSize(NamedTuple):
     y: float | None
     x: float | None
     z: float | None
+
+
+def plain_size(size: PhysicalSize, unit: str) -> PixelSize:
+    """Return the size of a pixel in one unit; None where it is unknown or is not a length."""
+    from bioio_tk.core.units import convert_length, length_unit
+    from bioio_tk.errors import SpecError
+
+    wanted = length_unit(unit)
+
+    def number(quantity: Quantity | None) -> float | None:
+        if quantity is None:
+            return None
+        try:
+            return convert_length(quantity[0], quantity[1], wanted)
+        except SpecError:
+            return None  # "pixel" and "reference frame" are no lengths
+
+    convert_length(1.0, "µm", wanted)  # an unusable target unit is an error of the caller
+    return PixelSize(number(size.y), number(size.x), number(size.z))
 
 
 class BioBase:
@@ -211,22 +230,7 @@ class BioBase:
         PixelSize
             Fields `y`, `x`, `z`; None where the size is unknown or is not a length.
         """
-        from bioio_tk.core.units import convert_length, length_unit
-        from bioio_tk.errors import SpecError
-
-        wanted = length_unit(unit)
-        size = self._spec().physical_size
-
-        def number(quantity: Quantity | None) -> float | None:
-            if quantity is None:
-                return None
-            try:
-                return convert_length(quantity[0], quantity[1], wanted)
-            except SpecError:
-                return None  # "pixel" and "reference frame" are no lengths
-
-        convert_length(1.0, "µm", wanted)  # an unusable target unit is an error of the caller
-        return PixelSize(number(size.y), number(size.x), number(size.z))
+        return plain_size(self._spec().physical_size, unit)
 
     @property
     def metadata(self) -> OME:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from bioio_tk.base import plain_size
 from bioio_tk.core.index import is_list, select
 from bioio_tk.core.region import AXES
 from bioio_tk.core.spec import picked
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from ome_types import OME
 
+    from bioio_tk.base import PixelSize
     from bioio_tk.core.spec import ImageSpec
     from bioio_tk.core.tiling import Span
     from bioio_tk.reader import BioReader
@@ -143,6 +145,13 @@ class LazyArray:
         pixels = self.compute()
         return pixels if dtype is None else pixels.astype(dtype, copy=False)
 
+    def astype(self, dtype: Any, **numpy: Any) -> NDArray[Any]:
+        """Read the pixels as another type, as NumPy's `astype`; see `compute`.
+
+        dask, too, asks for it where it was given the array with ``dask.array.from_array``.
+        """
+        return self.compute().astype(dtype, **numpy)
+
     # ------------------------------------------------------------------ numbers of all pixels
 
     def sum(self, axis: Any = None, *, keepdims: bool = False, **numpy: Any) -> Any:
@@ -210,6 +219,8 @@ class LazyArray:
             letters = axis.upper()
         else:
             numbers = axis if isinstance(axis, tuple) else (axis,)
+            if numbers and all(isinstance(n, str) for n in numbers):
+                return self._letters("".join(numbers))
             if not all(hasattr(n, "__index__") and -self.ndim <= n < self.ndim for n in numbers):
                 raise RegionError(f"axis {axis!r}: the array has the axes {self.dims or 'none'}")
             letters = "".join(self.dims[n] for n in numbers)
@@ -314,7 +325,7 @@ class LazyArray:
             if found is not None:
                 values, unit = found
                 coords[axis] = (axis, values, {"units": unit} if unit else {})
-        name = self._reader.name or None
+        name = self._reader.name or self._reader.path.name
         return xarray.DataArray(self.to_dask(), dims=tuple(self.dims), coords=coords, name=name)
 
     def _coordinates(self, axis: str) -> tuple[Any, str] | None:
@@ -340,6 +351,19 @@ class LazyArray:
     # ------------------------------------------------------------------ the image
 
     @property
+    def channel_names(self) -> list[str | None]:
+        """Name of each channel that is selected, None for one without a name."""
+        channels = self.spec.channels
+        return [c.name for c in channels] if channels else [None] * len(self.picks[3])
+
+    def pixel_size(self, unit: str = "µm") -> PixelSize:
+        """Return the distance of the selected pixels along Y, X, Z, as `BioReader.pixel_size`.
+
+        None where it is unknown, is no length, or differs from one to the next.
+        """
+        return plain_size(self.spec.physical_size, unit)
+
+    @property
     def metadata(self) -> OME:
         """What is known of the image, in OME's words, as it is for what is selected of it.
 
@@ -359,7 +383,8 @@ class LazyArray:
             return None
         if self._reader.n_series > 1:
             xml = ome.single(xml, self._reader.series)
-        return ome_select.picked(xml, self.picks, self._reader._spec())  # noqa: SLF001
+        full = self._reader.level_shapes[0][:2]
+        return ome_select.picked(xml, self.picks, self._reader._spec(), full)  # noqa: SLF001
 
     def close(self) -> None:
         """Release the file; all views of the image are closed with it. Safe to call twice."""

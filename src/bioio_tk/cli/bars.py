@@ -7,6 +7,7 @@ import sys
 import time
 from typing import TYPE_CHECKING
 
+from bioio_tk.cli.main import as_typed
 from bioio_tk.core.text import duration, size
 
 if TYPE_CHECKING:
@@ -65,7 +66,7 @@ class Bars:
         self._clear()
         count = f"[{state.files_done}/{state.files}]"
         if entry.status == "failed":
-            self._stream.write(f"{count} failed: {entry.source}: {entry.error}\n")
+            self._stream.write(f"{count} failed: {entry.source}: {as_typed(entry.error)}\n")
         else:
             took = duration(entry.seconds)
             self._stream.write(f"{count} {entry.status}: {entry.target} ({took})\n")

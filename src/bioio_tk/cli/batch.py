@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from bioio_tk.cli.bars import Bars
-from bioio_tk.cli.options import OPTIONS, given, option
+from bioio_tk.cli.main import as_typed
+from bioio_tk.cli.options import OPTIONS, check_both, given, option
 from bioio_tk.core.text import duration, plural, size
 
 if TYPE_CHECKING:
@@ -72,7 +73,7 @@ def _options(command: Callable[..., Any]) -> Callable[..., Any]:
 
 
 @click.command()
-@click.argument("src", nargs=-1, required=True)
+@click.argument("src", nargs=-1, metavar="SRC...")
 @click.argument("dst")
 @_options
 @click.option("--quiet", is_flag=True, help="Print nothing but errors.")
@@ -88,6 +89,7 @@ def command(src: tuple[str, ...], dst: str, **options: Any) -> None:
     from bioio_tk.api import batch
     from bioio_tk.cli.main import Interrupted
 
+    check_both(src, dst)
     quiet, as_json = options.pop("quiet"), options.pop("as_json")
     kept = given(options)
     kept["report"] = None if options["report"].lower() == "none" else options["report"]
@@ -131,7 +133,7 @@ def _summary(report: BatchReport, *, quiet: bool) -> Iterator[str]:
     if quiet:  # else it was said when it happened
         failed = [entry for entry in report.entries if entry.status == "failed"]
         for entry in failed[:_MOST_LISTED]:
-            yield f"failed: {entry.source}: {entry.error}"
+            yield f"failed: {entry.source}: {as_typed(entry.error)}"
         if len(failed) > _MOST_LISTED:
             yield f"and {len(failed) - _MOST_LISTED} more failed, see the report"
         return

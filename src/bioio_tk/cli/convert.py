@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from bioio_tk.cli.options import conversion, given
+from bioio_tk.cli.main import Interrupted, as_typed
+from bioio_tk.cli.options import check_both, conversion, given
 from bioio_tk.core.text import duration, plural, size
 from bioio_tk.jobs.bar import Progress
 
@@ -22,7 +23,7 @@ _ZARR_ONLY = ("chunks", "shards", "ngff_version")
 
 
 @click.command()
-@click.argument("src", nargs=-1, required=True)
+@click.argument("src", nargs=-1, metavar="SRC...")
 @click.argument("dst")
 @conversion
 @click.option("--quiet", is_flag=True, help="Print nothing but errors.")
@@ -35,8 +36,7 @@ def command(src: tuple[str, ...], dst: str, **options: Any) -> None:
     together. Pixels stay exactly as they are and metadata are carried over. DST appears when it is
     complete; if anything goes wrong, nothing is left behind.
     """
-    from bioio_tk.cli.main import Interrupted
-
+    check_both(src, dst)
     quiet, as_json = options.pop("quiet"), options.pop("as_json")
     series = options.pop("series") or "0"
     kept = given(options)
@@ -45,8 +45,8 @@ def command(src: tuple[str, ...], dst: str, **options: Any) -> None:
     try:
         with Progress(Path(dst).name, quiet=quiet) as progress:
             reports = _convert(source, dst, series, progress=progress, **kept)
-    except KeyboardInterrupt:
-        raise Interrupted(_left(dst)) from None
+    except KeyboardInterrupt as exc:
+        raise Interrupted(_left(dst, getattr(exc, "__notes__", []), kept)) from None
     if as_json:
         click.echo("\n".join(report.to_json() for report in reports))
     elif not quiet:
@@ -80,12 +80,17 @@ def _convert(src: Any, dst: str, series: str, **options: Any) -> list[ConvertRep
     except ValueError:
         raise click.UsageError(f"--series {series!r}: give a number from 0, or all") from None
     if "roi_mode" in options or "roi" in options:
-        report = convert(src, dst, **options)
+        report = convert(src, dst, series=number or None, **options)
         return list(report.parts) or [report]
     return [convert(src, dst, series=number, **options)]
 
 
-def _left(dst: str) -> str:
+def _left(dst: str, notes: list[str], options: dict[str, Any]) -> str:
+    """Say what an interrupted conversion has left; what can be gone on with, a note tells."""
+    if notes:
+        return f"{dst!r} is as it was before; {as_typed(notes[0])}"
+    if "shard_job" in options:
+        return f"the other parts of {dst!r} are not touched: do this one again"
     partial = Path(dst + ".partial")
     if partial.exists():
         return f"{dst!r} is as it was before; {str(partial)!r} was left and can be deleted"
@@ -101,6 +106,8 @@ def _summaries(reports: list[ConvertReport]) -> Iterator[str]:
         return
     if len(reports) > _MOST_IMAGES:
         yield f"  and {len(reports) - _MOST_IMAGES} more"
+    if first.status == "skipped":  # all of them are
+        return
     pixels, seconds, out = (
         sum(getattr(report, name) for report in reports)
         for name in ("pixel_bytes", "seconds", "bytes_out")
@@ -135,7 +142,7 @@ def _summary(report: ConvertReport, *, together: bool) -> Iterator[str]:
     if report.verified:
         yield f"  verified: {report.verified}"
     for note in report.notes:
-        yield f"  note: {note}"
+        yield f"  note: {as_typed(note)}"
 
 
 def _planned(report: ConvertReport) -> Iterator[str]:

@@ -7,6 +7,7 @@ import shlex
 import signal
 import sys
 from contextlib import suppress
+from functools import cache
 from importlib import import_module
 from pathlib import Path
 from typing import Any, NoReturn
@@ -36,18 +37,15 @@ _COMMANDS = {
 }
 
 
-_OTHER_NAMES = {"max_workers": "workers", "pyramid": "levels", "storage_options": "storage-option"}
-_NAMES = (
-    *("cast", "channel", "chunks", "compression", "compression_level", "downsample", "dtype"),
-    *("group", "labels", "level", "ngff_version", "overwrite", "predictor", "pyramid_z"),
-    *("series", "shards", "size", "tile_size", *_OTHER_NAMES),
-)
-# a keyword in a message, its value where that is spelled in another way on the command line; what
-# stands inside a path (…/series=1/…) is none
-_KEYWORD = re.compile(
-    rf"(?<![^\s(])(pass )?({'|'.join(_NAMES)})="
-    r"(True\b|False\b|\(\d+(?:, \d+)*,?\))?"
-)
+_OTHER_NAMES = {
+    "max_workers": "workers",
+    "pyramid": "levels",
+    "storage_options": "storage-option",
+    "client": "cluster",
+}
+_ELSEWHERE = ("channel", "checksums", "size")
+"""Keywords of what converts nothing."""
+_TWICE = re.compile(r"(--[a-z-]+) \(\1\)")
 _CALL = re.compile(r"bioio_tk\.(finish)\((['\"])(.*?)\2\)")
 
 
@@ -117,9 +115,11 @@ def main(args: list[str] | None = None) -> NoReturn:
             raise
         click.echo(f"Error: {error_text(exc)}", err=True)
         for note in getattr(exc, "__notes__", ()):
-            click.echo(f"  {note}", err=True)
+            click.echo(f"  {as_typed(note)}", err=True)
         code = 1
-    sys.exit(143 if terminated and code == 130 else code if isinstance(code, int) else 0)
+    if terminated and code == 130:
+        code = 128 + terminated[0]
+    sys.exit(code if isinstance(code, int) else 0)
 
 
 def error_text(exc: BaseException) -> str:
@@ -127,10 +127,35 @@ def error_text(exc: BaseException) -> str:
     text = str(exc)
     if isinstance(exc, OSError) and exc.strerror and not isinstance(exc, BioIOError):
         text = f"{exc.strerror}: {exc.filename!r}" if exc.filename else exc.strerror
+    return as_typed(text) or type(exc).__name__
+
+
+def as_typed(text: str) -> str:
+    """Return a message as one line, with options as they are spelled on the command line.
+
+    >>> as_typed("pass exists='replace', or num_frames=3; with resume=True (--resume) it goes on")
+    "use --exists 'replace', or --num-frames 3; with --resume it goes on"
+    """
     about_codecs = "compression" in text  # whose own "level" is another than that of an image
-    text = _KEYWORD.sub(lambda found: _as_option(found, about_codecs=about_codecs), text)
+    text = _keyword().sub(lambda found: _as_option(found, about_codecs=about_codecs), text)
+    text = _TWICE.sub(r"\1", text)
     text = _CALL.sub(lambda found: f"bioio-tk {found[1]} {shlex.quote(found[3])}", text)
-    return " ".join(text.split()) or type(exc).__name__
+    return " ".join(text.split())
+
+
+@cache
+def _keyword() -> re.Pattern[str]:
+    """Return what finds a keyword, and its value where that is spelled in another way.
+
+    What stands inside a path (…/series=1/…) is none.
+    """
+    from bioio_tk.cli.batch import BATCH
+    from bioio_tk.cli.options import OPTIONS
+
+    names = "|".join(sorted({*OPTIONS, *BATCH, *_ELSEWHERE, *_OTHER_NAMES}))
+    return re.compile(
+        rf"(?<![^\s(])(pass )?({names})=(True\b|False\b|\(\d+(?:, \d+)*,?\)|(?=[^\s,;:)]))?"
+    )
 
 
 def file_error(path: str, exc: BaseException) -> str:
@@ -148,17 +173,25 @@ def _as_option(found: re.Match[str], *, about_codecs: bool) -> str:
     if name == "level" and about_codecs:
         option = "compression-level"
     sizes = "x".join(re.findall(r"\d+", value))
-    return f"{use}--{_OTHER_NAMES.get(name, option)} {sizes}"
+    space = "" if found[3] is None else " "
+    return f"{use}--{_OTHER_NAMES.get(name, option)}{space}{sizes}"
 
 
 def _on_sigterm() -> list[int]:
-    """End on SIGTERM as on Ctrl-C, so that nothing unfinished stays; return where it is noted."""
+    """End on SIGTERM as on Ctrl-C, so that nothing unfinished stays; return where it is noted.
+
+    So it is when the terminal is closed, or the connection to it breaks, but not under nohup.
+    """
     seen: list[int] = []
 
     def stop(number: int, _: object) -> None:
-        seen.append(number)
-        raise KeyboardInterrupt
+        if not seen:  # a second one would interrupt the tidying up
+            seen.append(number)
+            raise KeyboardInterrupt
 
     with suppress(ValueError):  # not the main thread: someone calls main() from a program
         signal.signal(signal.SIGTERM, stop)
+        hangup = getattr(signal, "SIGHUP", None)
+        if hangup is not None and signal.getsignal(hangup) is signal.SIG_DFL:
+            signal.signal(hangup, stop)
     return seen

@@ -36,7 +36,7 @@ def command() -> None:
 @click.argument("keys", nargs=-1, metavar="[KEY]...")
 @_SERIES
 @_JSON
-@click.option("--storage-option", "storage_options", **STORAGE_OPTION)
+@click.option("--storage-option", "--storage-options", "storage_options", **STORAGE_OPTION)
 def get(
     path: str,
     keys: tuple[str, ...],
@@ -85,7 +85,7 @@ def set_(path: str, pairs: tuple[str, ...], *, series: int, as_json: bool) -> No
 @click.argument("path", metavar="FILE")
 @click.option("--set", "new", metavar="FILE.xml", help="Put this document in its place.")
 @_JSON
-@click.option("--storage-option", "storage_options", **STORAGE_OPTION)
+@click.option("--storage-option", "--storage-options", "storage_options", **STORAGE_OPTION)
 @click.pass_context
 def xml(
     ctx: click.Context,

@@ -260,9 +260,20 @@ def option(name: str, *, flag: bool = False, names: Any = (), **more: Any) -> Ca
     return click.option(*(names or (spelled,)), name, **more)
 
 
+def check_both(src: tuple[str, ...], dst: str) -> None:
+    """Refuse one path alone, which would count as the target, and be told that SRC is missing."""
+    if not src:
+        raise click.UsageError(f"one path was given, {dst!r}: give SRC and DST, where it goes")
+
+
 def given(options: dict[str, Any]) -> dict[str, Any]:
     """Return the keywords for `convert`: those options that were given."""
-    found = {name: value for name, value in options.items() if value not in (None, False, ())}
+    # a zero is given (compression_level, fill), and is equal to False
+    found = {
+        name: value
+        for name, value in options.items()
+        if value is not None and value is not False and value != ()
+    }
     found |= {
         name: False
         for name in ("predictor", "pyramid", "ome", "labels", "pyramid_z", "shards")

@@ -62,7 +62,7 @@ class _Series(click.ParamType[Any]):
 )
 @click.option("--workers", type=click.IntRange(1), help="Threads [one per CPU].")
 @click.option("--memory", type=ByteSize(), metavar="SIZE", help="For pixels, such as 500MB.")
-@click.option("--storage-option", "storage_options", **STORAGE_OPTION)
+@click.option("--storage-option", "--storage-options", "storage_options", **STORAGE_OPTION)
 @click.option("--quiet", is_flag=True, help="Print nothing but errors.")
 @click.option("--json", "as_json", is_flag=True, help="Print the report as JSON.")
 @click.pass_context

@@ -46,13 +46,17 @@ def command(**options: Any) -> None:
     NUM_WORKERS (files at a time) and POLUS_LOG (DEBUG, INFO, WARNING …).
     """
     _log(os.environ.get("POLUS_LOG") or "INFO")
+    from bioio_tk.cli.main import as_typed
     from bioio_tk.jobs.wipp import wipp
 
     report = wipp(**options)
     if report.failed:
         raise click.ClickException(
             f"{len(report.failed)} of the images failed: "
-            + "; ".join(f"{path.name}: {why}" for path, why in report.failed.items())
+            + "; ".join(
+                f"{path.name}: {as_typed(why.partition(': ')[2] or why)}"
+                for path, why in report.failed.items()
+            )
         )
 
 

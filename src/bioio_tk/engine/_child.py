@@ -37,10 +37,19 @@ def send(pipe: IO[bytes], message: Any) -> None:
 
 def receive(pipe: IO[bytes]) -> Any:
     """Read one object from a pipe; EOFError when the other side has closed it or died."""
+    return _read(_message(pipe))
+
+
+def _message(pipe: IO[bytes]) -> bytes:
     head = pipe.read(_LENGTH.size)
-    data = pipe.read(_LENGTH.unpack(head)[0]) if len(head) == _LENGTH.size else b""
-    if not data:
+    size = _LENGTH.unpack(head)[0] if len(head) == _LENGTH.size else 1
+    data = pipe.read(size)
+    if len(data) < size:
         raise EOFError
+    return data
+
+
+def _read(data: bytes) -> Any:
     return pickle.loads(data)  # noqa: S301 (from the process that we started, or it from us)
 
 
@@ -51,12 +60,12 @@ def main() -> None:
     with suppress(KeyboardInterrupt, EOFError, BrokenPipeError):
         func = receive(take)
         send(give, ("ready", None))
-        inbox: SimpleQueue[Any] = SimpleQueue()
+        inbox: SimpleQueue[bytes | None] = SimpleQueue()
         busy = threading.Event()
         threading.Thread(target=_listen, args=(take, inbox, busy), daemon=True).start()
-        while (job := inbox.get()) is not None:
+        while (message := inbox.get()) is not None:
             busy.set()
-            answer = _do(func, job[0], _Tell(give))
+            answer = _do(func, message, _Tell(give))
             busy.clear()
             send(give, answer)
 
@@ -71,11 +80,11 @@ def _own_pipes() -> tuple[IO[bytes], IO[bytes]]:
     return os.fdopen(take, "rb"), os.fdopen(give, "wb")
 
 
-def _listen(take: IO[bytes], inbox: SimpleQueue[Any], busy: threading.Event) -> None:
+def _listen(take: IO[bytes], inbox: SimpleQueue[bytes | None], busy: threading.Event) -> None:
     """Pass jobs on. The end of the pipe means that the starter has closed it, or is gone."""
     while True:
         try:
-            inbox.put((receive(take),))
+            inbox.put(_message(take))
         except (EOFError, OSError):
             break
     inbox.put(None)
@@ -85,10 +94,10 @@ def _listen(take: IO[bytes], inbox: SimpleQueue[Any], busy: threading.Event) -> 
     os._exit(1)  # what cannot be interrupted
 
 
-def _do(func: Callable[..., Any], job: Any, tell: _Tell) -> tuple[str, Any]:
+def _do(func: Callable[..., Any], message: bytes, tell: _Tell) -> tuple[str, Any]:
     try:
-        return ("done", func(job, tell))
-    except Exception:  # a bug in func, which returns what went wrong
+        return ("done", func(_read(message), tell))
+    except Exception:  # a bug in func, which returns what went wrong; or a class not known here
         return ("failed", traceback.format_exc())
 
 

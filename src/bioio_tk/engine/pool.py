@@ -12,6 +12,7 @@ from itertools import chain, islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
+from bioio_tk.core.signals import interrupt_later
 from bioio_tk.errors import SpecError
 
 if TYPE_CHECKING:
@@ -75,9 +76,11 @@ def run(func: Callable[[T], object], items: Iterable[T], workers: int, batch: in
     job = _Job(func, chain(ahead, source), batch)
     leaves = threading.current_thread() is threading.main_thread()
     helpers = able if leaves else able - 1
-    futures = [future for _ in range(helpers) if (future := _submit(job.work)) is not None]
+    futures: list[Future[None]] = []
     interrupted = True
     try:
+        with interrupt_later():
+            futures += [f for _ in range(helpers) if (f := _submit(job.work)) is not None]
         if leaves and futures:
             _leave_to(futures)
         job.work()  # what is left: nothing, unless no helper could begin
@@ -101,7 +104,8 @@ def ordered(func: Callable[[T], R], items: Iterable[T], ahead: int) -> Iterator[
         while True:
             for item in islice(source, max(1, ahead + 1 - len(flight))):
                 waiting.append(item)
-                flight.append(_submit(func, item) if ahead > 0 else None)
+                with interrupt_later():
+                    flight.append(_submit(func, item) if ahead > 0 else None)
             if not flight:
                 return
             future, item = flight.popleft(), waiting.popleft()
@@ -199,6 +203,8 @@ def _submit(func: Callable[..., R], *args: Any) -> Future[R] | None:
     """Hand work to a helper thread; None where no thread can be had.
 
     That is so when the interpreter is ending, and where the system has no thread left to give.
+    Ctrl-C must not arrive meanwhile: an executor that is interrupted while it starts a thread
+    forgets it, and the interpreter, which waits for all threads, never ends.
     """
     global _executor
     future: Future[R] = Future()

@@ -87,8 +87,19 @@ class _Side:
             yield event
 
     def __enter__(self) -> Self:
+        started: list[threading.Thread] = []
         for thread in self._threads:
-            thread.start()
+            try:
+                thread.start()
+            except RuntimeError as exc:  # the system gives no more: fewer will do
+                if not started:
+                    raise BackendError(
+                        f"no thread can be started here ({exc}): this process has too little "
+                        "memory left, or may not have more threads (ulimit -v, ulimit -u)"
+                    ) from exc
+                break
+            started.append(thread)
+        self._threads = started
         return self
 
     def __exit__(
@@ -251,6 +262,7 @@ class _Child:
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=self._log,
+                env=_surroundings(),
             )
         except OSError as exc:
             self._log.close()
@@ -294,6 +306,14 @@ class _Child:
         self.hang_up()
         self.give.close()
         self._log.close()
+
+
+def _surroundings() -> dict[str, str]:
+    """Return the environment of a worker: as here, but NumPy starts no threads of its own.
+
+    A worker does one thing at a time; BLAS would start a thread for each CPU in each of them.
+    """
+    return {"OPENBLAS_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", **os.environ}
 
 
 def _cause(code: int) -> str:

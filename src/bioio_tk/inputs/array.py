@@ -140,6 +140,9 @@ def axes_of(
 class ArraySource:
     """Tiles of an array: its chunks, or bands of rows."""
 
+    in_memory = True
+    """Its files, where it has any, do not say which of their pixels these are."""
+
     def __init__(self, held: Held, dims: str | None) -> None:
         self._array = held.array
         notes: list[str] = []

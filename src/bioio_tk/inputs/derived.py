@@ -44,6 +44,7 @@ class Derived:
         self.origin = origin
         self.images = (spec,)
         self.notes = tuple(origin.reader.notes)
+        self.in_memory = bool(getattr(origin.view().source, "in_memory", False))
         self.caps = Caps(costly_tiles=True)
         self._cache = OwnTiles()
         alone = not origin.view().source.caps.parallel_read
@@ -69,7 +70,8 @@ class Derived:
             return None
         if reader.n_series > 1:
             xml = ome.single(xml, reader.series)
-        return picked(xml, self.picks(), reader._spec())  # noqa: SLF001
+        full = reader.level_shapes[0][:2]
+        return picked(xml, self.picks(), reader._spec(), full)  # noqa: SLF001
 
     def used_files(self) -> tuple[Location, ...]:
         """Return the files of the original."""

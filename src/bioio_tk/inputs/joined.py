@@ -32,6 +32,7 @@ class JoinedSource:
     def __init__(self, reader: BioReader) -> None:
         self._source: Any = reader._source  # noqa: SLF001
         self.notes = reader.notes
+        self.in_memory = bool(getattr(self._source, "in_memory", False))
         self.caps = Caps(parallel_read=self._source.caps.parallel_read)
         images = self._source.images
         first = images[0]

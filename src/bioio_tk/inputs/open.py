@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -92,7 +93,7 @@ def open_input(  # noqa: PLR0913 - each is a way to say what the input is
         return LazyArray(_path(src, opening, workers, stack, fill)), True
     if isinstance(src, list | tuple):
         return LazyArray(_list(src, opening, workers, stack)), True
-    if hasattr(src, "__iter__"):
+    if hasattr(src, "__iter__") and not isinstance(src, bytes | bytearray | io.IOBase):
         from bioio_tk.inputs.stream import open_stream
 
         return LazyArray(open_stream(src, shape, dtype, dims, workers=workers)), True

@@ -72,9 +72,9 @@ def with_axial_shifts(image: LazyArray, shifts: ArrayLike | None) -> LazyArray:
     ----------
     image : LazyArray
         The image. One whose planes were moved before is taken as it was before that.
-    shifts : (Z, 2) array of int, or None
-        For each plane how far it moves down (Y) and to the right (X), as
-        ``axial_shifts(image).shifts``. None gives the image as it was taken.
+    shifts : (Z, 2) array of int, AxialShifts or None
+        For each plane how far it moves down (Y) and to the right (X), or what
+        ``axial_shifts(image)`` gives. None gives the image as it was taken.
 
     Returns
     -------

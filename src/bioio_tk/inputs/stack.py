@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from bioio_tk.backends.base import Caps
+from bioio_tk.core.location import Url
 from bioio_tk.core.region import AXES, Shape5
 from bioio_tk.core.spec import Address, Channel, ImageSpec, Level
 from bioio_tk.engine.pool import Turns
@@ -289,6 +290,9 @@ class StackSource:
         self.images = (layout.spec,)
         self.caps = layout.caps
         self.notes = layout.notes
+        opening = layout.opening
+        self.made = f"stacked along {layout.axes}, series {opening.series} level {opening.level}"
+        self.in_memory = any(not isinstance(p, Path | None) for p in layout.parts)
         self._lock = threading.Lock()
         self._turns = Turns()
         self._open: OrderedDict[int, tuple[LazyArray, View, bool]] = OrderedDict()
@@ -363,7 +367,8 @@ class StackSource:
             place.append(k)
         want = self._layout.sizes(place[::-1])
         if (view.shape, image.dtype) != (want, self._layout.spec.dtype):
-            image.reader.close()
+            if not isinstance(part, BioReader | LazyArray):
+                image.reader.close()
             raise SpecError(
                 f"{str(_called(part))!r} does not fit the stack: it is "
                 f"{_size(view.shape)} {image.dtype}, and {_size(want)} "
@@ -386,9 +391,15 @@ class StackSource:
         """Return the document of the first image with the geometry of the whole."""
         return self._layout.xml
 
-    def used_files(self) -> tuple[Path, ...]:
+    def used_files(self) -> tuple[Location, ...]:
         """Return all files of the stack."""
-        return tuple(p for p in self._layout.parts if isinstance(p, Path))
+        found: list[Location] = []
+        for part in self._layout.parts:
+            if isinstance(part, BioReader | LazyArray):
+                found += self._layout.opening.open(part).reader.used_files
+            elif isinstance(part, Path | Url):
+                found.append(part)
+        return tuple(found)
 
     def details(self, image: int, level: int) -> dict[str, Any]:
         """Return how the stack is put together."""

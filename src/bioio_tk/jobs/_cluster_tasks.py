@@ -79,7 +79,7 @@ def fill(task: Task, payload: bytes, region: Region) -> Part:
     with _on_this_worker(task):
         lazy = _opened(task, payload)
         with SharedImage(Path(task.target)) as image:
-            sums = PlaneSums(image.spec.shape, lazy.dtype) if task.sums else None
+            sums = PlaneSums(image.spec.shape, image.spec.dtype) if task.sums else None
             image.fill(lazy.view(), region, cast=task.cast, memory=task.memory, sums=sums)
     return {} if sums is None else sums.parts()
 
@@ -110,7 +110,7 @@ def encode(task: Task, payload: bytes, region: Region) -> tuple[list[Any], list[
         view = lazy.view()
         kept: Any = _Kept(task)  # no more of a Sink than is needed here
         check_fits(view.shape, spec)
-        sums = PlaneSums(spec.shape, lazy.dtype) if task.sums else None
+        sums = PlaneSums(spec.shape, spec.dtype) if task.sums else None
         scratch = Scratch(Path(tempfile.gettempdir()))
         method = kept.options.downsample
         tiles = TileWriter(kept, workers=1, scratch=scratch, method=method)
@@ -121,7 +121,7 @@ def encode(task: Task, payload: bytes, region: Region) -> tuple[list[Any], list[
 
         def done(box: Slices5, pixels: NDArray[Any]) -> None:
             if sums is not None:
-                sums.add(moved(box, region), pixels)
+                sums.add(moved(box, region), as_pixels(pixels, spec.dtype, task.cast))
 
         try:
             part, tile = within(view, region), spec.levels[0].tile

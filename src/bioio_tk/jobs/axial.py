@@ -51,6 +51,9 @@ class AxialShifts:
     empty: tuple[int, ...] = ()
     params: dict[str, Any] = field(default_factory=dict)
 
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> NDArray[Any]:
+        return np.array(self.shifts, dtype, copy=copy)
+
     @property
     def notes(self) -> tuple[str, ...]:
         """What to look at before the shifts are applied; one line each."""

@@ -24,6 +24,7 @@ from bioio_tk.jobs.batch_plan import Layout, axes_of, depth_of, plan
 from bioio_tk.jobs.batch_split import split_into
 from bioio_tk.jobs.batch_table import SUFFIXES
 from bioio_tk.jobs.convert import convert, options_of
+from bioio_tk.jobs.options import check_memory
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Iterable
@@ -40,6 +41,8 @@ _OURS = {
     *("progress_callback", "show_progress", "dry_run"),
 }
 """Keywords of `convert` that a batch says itself, or that make no sense for many files."""
+_OF_SPLIT = ("workers", "max_workers", "dry_run")
+"""Of these, what is for a single image, too."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -207,14 +210,14 @@ def batch(  # noqa: PLR0913 (a face: every option by its name)
         Convert that many images at a time, each in a process of its own; 0 is in this process. By
         default it depends on how many there are and how large.
     memory : int, optional
-        Bytes for all images in work together.
+        Bytes for all images in work together; with `client` for each.
     report : str or Path, optional
         Where each job gets a line of JSON when it has ended; lines are added to what is there. A
         bare name lies in `dst`. None writes none, a dry run neither.
     dry_run : bool
         Open every image and say what would be done, but write nothing.
     client : distributed.Client or str, optional
-        A Dask cluster; each image is converted by one of its workers.
+        A Dask cluster; each image is converted by a thread of one of its workers.
     progress : callable, optional
         Called with a `BatchProgress`, from the thread of the caller. What it raises ends the batch.
     **options
@@ -240,6 +243,7 @@ def batch(  # noqa: PLR0913 (a face: every option by its name)
     >>> [entry.error for entry in report.entries if entry.status == "failed"]  # doctest: +SKIP
     """
     threads = check_workers(workers)
+    check_memory(memory)
     _check_count("retries", retries, 0)
     if processes is not None:
         _check_count("processes", processes, 0)
@@ -252,7 +256,7 @@ def batch(  # noqa: PLR0913 (a face: every option by its name)
     began = time.perf_counter()
     with _Lines(None if dry_run else _report_path(report, src, dst)) as lines:
         if client is not None:
-            ended = batch_run.on_cluster(client, jobs, retries)
+            ended = batch_run.on_cluster(client, jobs, retries, memory)
             _collect(ended, lines, board)
         else:
             if processes is None and not _can_be_sent(jobs):
@@ -297,7 +301,9 @@ def split(
     layout = _layout(dst, None, 1, ext, name, None, split)
     if not layout.split:
         raise SpecError("split= is empty: name what to split by, for example 'c,t'")
-    (job,) = plan([src], layout, _known(options), convert_options())
+    here = {key: options.pop(key) for key in _OF_SPLIT if key in options}
+    (job,) = plan([src], layout, _known(options, "split"), convert_options())
+    job.options.update(here)
     return split_into(job.source, job.template, job.split, progress=progress, **job.options)
 
 
@@ -329,14 +335,14 @@ def _check_count(name: str, value: Any, least: int) -> None:
         raise SpecError(f"{name}={value!r}: give a whole number from {least}")
 
 
-def _known(options: dict[str, Any]) -> dict[str, Any]:
+def _known(options: dict[str, Any], face: str = "batch") -> dict[str, Any]:
     """Return the options; TypeError for one that there is not."""
     known = convert_options()
     for name in options:
         if name not in known:
             near = difflib.get_close_matches(name, known, 1)
             hint = f"; did you mean {near[0]!r}?" if near else ""
-            raise TypeError(f"batch() has no keyword {name!r}{hint}")
+            raise TypeError(f"{face}() has no keyword {name!r}{hint}")
     return options
 
 
@@ -391,9 +397,13 @@ class _Lines:
         if self._file is None:
             return
         when = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
-        line = json.dumps({"when": when, **as_dict(entry)}, ensure_ascii=False)
+        found = {"when": when, **as_dict(entry)}
+        try:
+            line = json.dumps(found, ensure_ascii=False).encode()
+        except UnicodeEncodeError:  # a name that is no text: escaped, or nobody could read the file
+            line = json.dumps(found).encode()
         # one call for the whole line: who reads it meanwhile finds no half of one
-        self._file.write(line.encode(errors="surrogateescape") + b"\n")
+        self._file.write(line + b"\n")
 
     def __enter__(self) -> Self:
         if self._path is None:

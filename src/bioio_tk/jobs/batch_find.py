@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from bioio_tk.backends import registry
 from bioio_tk.backends._kinds import HEAD, kind_of
-from bioio_tk.errors import BackendMissingError, FormatError
+from bioio_tk.errors import BackendMissingError, FormatError, UnsupportedError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -60,17 +60,33 @@ def images(folder: Path, depth: float = 1, leave_out: Path | None = None) -> Ite
         yield Found(main, path.parent.relative_to(folder), java)
 
 
-def files(folder: Path, depth: float = 1, leave_out: Path | None = None) -> Iterator[Path]:
-    """Yield what may be an image in a folder: files, and folders that are an image."""
+def files(
+    folder: Path,
+    depth: float = 1,
+    leave_out: Path | None = None,
+    above: frozenset[Path] = frozenset(),
+) -> Iterator[Path]:
+    """Yield what may be an image in a folder: files, and folders that are an image.
+
+    `above` are the folders it lies in: a link that leads to one of them would lead on for ever.
+    """
+    above |= {folder.resolve()}
     for entry in sorted(os.scandir(folder), key=lambda entry: entry.name):
         # hidden files, and what a conversion that is not complete has left
         if entry.name.startswith(".") or entry.name.endswith((".partial", ".partial.journal")):
             continue
         path = Path(entry.path)
-        if not entry.is_dir() or is_image_folder(path):
+        if not _is_dir(entry) or is_image_folder(path):
             yield path
-        elif depth > 1 and (leave_out is None or path.resolve() != leave_out):
-            yield from files(path, depth - 1, leave_out)
+        elif depth > 1 and path.resolve() not in (leave_out, *above):
+            yield from files(path, depth - 1, leave_out, above)
+
+
+def _is_dir(entry: os.DirEntry[str]) -> bool:
+    try:
+        return entry.is_dir()
+    except OSError:  # a link to itself; it will be said when it is opened
+        return False
 
 
 def is_image_folder(path: Path) -> bool:
@@ -95,7 +111,7 @@ def look(path: Path) -> tuple[bool, Path] | None:
         choice = registry.choose(path)
     except BackendMissingError:
         return True, path
-    except (FormatError, OSError):
+    except (FormatError, UnsupportedError, OSError):
         return (False, path) if _called_like_an_image(path) else None
     row = choice.backend
     if row.rest and not _known(path):

@@ -319,7 +319,7 @@ def _key(path: str) -> str:
     """Return what is equal for equal places; links count as what they lead to."""
     if isinstance(locate(path), Url):
         return path
-    return os.path.normcase(Path(path).resolve())
+    return os.path.normcase(os.path.realpath(path))  # a link to itself is no error here
 
 
 def _without_results(jobs: list[Job], scanned: set[str]) -> list[Job]:

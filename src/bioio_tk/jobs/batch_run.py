@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import glob
+import os
 import string
 import tempfile
 import time
@@ -220,28 +221,35 @@ def do(
     jobs = {job.number: _fitted(job, lane, memory) for job in lane.jobs}
     attempts = dict.fromkeys(jobs, 1)
     before = {number: set(_unfinished(job)) for number, job in jobs.items()}
-    with side(run_job, lane.at_once) as workers:
-        for number, job in jobs.items():
-            workers.give(number, job)
-        for event in workers.events():
-            job = jobs[event.key]
-            if event.kind in ("started", "moved"):
-                told(job, event.kind, event.value)
-                continue
-            if event.kind == "died":
-                job = jobs[event.key] = _after_death(job, before[event.key])
-            entry = _entry(job, event)
-            if entry.may_pass and attempts[event.key] <= retries:
-                attempts[event.key] += 1
-                workers.give(event.key, job)
-                continue
-            yield job, replace(entry, attempts=attempts[event.key])
+    left = set(jobs)
+    try:
+        with side(run_job, lane.at_once) as workers:
+            for number, job in jobs.items():
+                workers.give(number, job)
+            for event in workers.events():
+                job = jobs[event.key]
+                if event.kind in ("started", "moved"):
+                    told(job, event.kind, event.value)
+                    continue
+                if event.kind == "died":
+                    job = jobs[event.key] = _after_death(job, before[event.key])
+                entry = _entry(job, event)
+                if entry.may_pass and attempts[event.key] <= retries:
+                    attempts[event.key] += 1
+                    workers.give(event.key, job)
+                    continue
+                left.discard(event.key)
+                yield job, replace(entry, attempts=attempts[event.key])
+    except BaseException:
+        for number in left:  # a worker that was interrupted at an odd moment has not tidied up
+            _after_death(jobs[number], before[number])
+        raise
 
 
 def _fitted(job: Job, lane: Lane, memory: int | None) -> Job:
     """Return a job with its share of threads and memory."""
     options = {**job.options, "workers": lane.threads}
-    if memory is not None and "memory" not in options:
+    if memory is not None and not {"memory", "target_chunk_mb"} & set(options):
         options["memory"] = max(1 << 20, memory // lane.at_once)
     return replace(job, options=options)
 
@@ -260,7 +268,9 @@ def _unfinished(job: Job) -> list[Path]:
     if isinstance(locate(job.target), Url):
         return []
     if not job.split:
-        return [Path(job.target)] if partial_path(Path(job.target)).exists() else []
+        path = Path(job.target)
+        # a name that is too long is not there either, and fails as a job
+        return [path] if os.path.lexists(partial_path(path)) else []
     parts = string.Formatter().parse(job.template.replace("_s{s}", "{s}"))
     pattern = "".join(glob.escape(text) + ("*" if field else "") for text, field, _, _ in parts)
     found = glob.glob(pattern + SUFFIX)  # noqa: PTH207 (it is a whole path)
@@ -290,10 +300,16 @@ def _leftover(path: Path) -> Target:
     return FolderTarget(path, overwrite=False, leftover=True, foreign=sink.foreign)
 
 
-def on_cluster(client: Any, jobs: list[Job], retries: int) -> Generator[tuple[Job, BatchEntry]]:
-    """Do jobs on the workers of a Dask cluster, each as one task; see `do`."""
+def on_cluster(
+    client: Any, jobs: list[Job], retries: int, memory: int | None = None
+) -> Generator[tuple[Job, BatchEntry]]:
+    """Do jobs on the workers of a Dask cluster, each as one task with a thread; see `do`.
+
+    A worker does as many tasks at a time as it has threads.
+    """
     from bioio_tk.jobs.cluster import map_jobs
 
+    jobs = [_fitted(job, Lane((), 1, 1, apart=True), memory) for job in jobs]
     todo = [(job, frozenset(_unfinished(job))) for job in jobs]
     attempt = 1
     while todo:

@@ -139,7 +139,7 @@ def _unselected(options: Options) -> Options:
     """Return the options without what is selected, which is done already."""
     default = Options()
     cleared: dict[str, Any] = {name: getattr(default, name) for name in _SELECTING}
-    return replace(options, **cleared)
+    return replace(options, folders=True, **cleared)
 
 
 def _converted(
@@ -155,8 +155,6 @@ def _converted(
     def one(number: int) -> None:
         nonlocal done
         image, target = parts[number]
-        if not isinstance(locate(target), Url) and not options.dry_run:
-            Path(target).parent.mkdir(parents=True, exist_ok=True)
         report = convert_image(image, target, options)
         with lock:
             reports[number] = report

@@ -105,7 +105,7 @@ def on_cluster(
     memory : int, optional
         Bytes of pixels in flight in each task.
     sums : PlaneSums, optional
-        Takes the checksums of the pixels that are read.
+        Takes the checksums of the pixels as they are written.
     before : callable, optional
         For OME-Zarr: called with the folder of the image when it is complete, before it moves to
         its place.
@@ -416,6 +416,8 @@ def _flight(
                     ended = wait(list(flight), timeout=_POLL, return_when="FIRST_COMPLETED").done
             except TimeoutError:
                 continue
+            except distributed.CancelledError as exc:
+                raise BackendError(_dropped(exc)) from exc
             for future in ended:
                 yield flight.pop(future), future
     finally:
@@ -440,6 +442,10 @@ def _check_waited(since: float) -> None:
         )
 
 
+def _dropped(exc: BaseException) -> str:
+    return f"the cluster has dropped a task, or was shut down: {' '.join(str(exc).split())}"
+
+
 def _result(future: Any) -> Any:
     """Return what a task has returned; what it raised is raised here."""
     from distributed import CancelledError, KilledWorker
@@ -452,7 +458,7 @@ def _result(future: Any) -> Any:
             "has too little memory: give each more, or fewer threads, or set memory="
         ) from exc
     except CancelledError as exc:
-        raise BackendError(f"the cluster has dropped a task, or was shut down: {exc}") from exc
+        raise BackendError(_dropped(exc)) from exc
     except ModuleNotFoundError as exc:
         raise BackendError(
             f"a worker cannot do its task: {exc}. Every worker needs the same version of bioio-tk "

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import os
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -10,17 +11,25 @@ from typing import TYPE_CHECKING, Any
 from bioio_tk.backends import registry
 from bioio_tk.core.location import Location, Url, locate
 from bioio_tk.errors import SpecError, TargetExistsError, UnsupportedError
-from bioio_tk.jobs.convert import check_apart, convert, one, only_one, open_source, options_of
-from bioio_tk.jobs.record import step_of
+from bioio_tk.jobs.bar import shown
+from bioio_tk.jobs.convert import (
+    check_apart,
+    convert,
+    one,
+    only_one,
+    open_source,
+    options_of,
+    report_of,
+)
+from bioio_tk.jobs.record import is_same, step_of
 from bioio_tk.jobs.report import bytes_on_disk
 from bioio_tk.jobs.select import chosen
+from bioio_tk.jobs.tally import Tally
 from bioio_tk.lazy import LazyArray
 from bioio_tk.reader import BioReader, check_path
 from bioio_tk.target import target_for
 
 if TYPE_CHECKING:
-    import os
-
     from bioio_tk.core.plate import Plate
     from bioio_tk.engine.copy import Progress
     from bioio_tk.jobs.options import Options
@@ -32,6 +41,15 @@ _ALONE = {
     "shard_job": "several processes write one image",
     "dry_run": "a dry run is for one image",
     "register_z": "planes are registered for one image at a time",
+    "apply_shifts": "planes are moved for one image at a time",
+}
+_NEVER = {
+    "roi": "it is another name for one of them",
+    "roi_mode": "it says itself which images are taken",
+    "finalize": "several processes write one image",
+    "ext": "the name of the target says the format",
+    "output_name": "{series} in the name of the target is the number of the image",
+    "output_suffix": "put it into the name of the target",
 }
 
 
@@ -69,12 +87,24 @@ def convert_series(
     inspect.signature(convert).bind(src, dst, **options)  # raises for a keyword it does not have
     target = locate(dst)
     given = options_of(**options)
+    _refuse(_NEVER, given)
+    for name in ("progress", "progress_callback", "show_progress"):  # told of all together
+        options.pop(name, None)
+    with shown(given, target.name) as tell:
+        return _all(src, dst, options, given, tell)
+
+
+def _all(
+    src: Any, dst: Any, options: dict[str, Any], given: Options, tell: Progress | None
+) -> list[ConvertReport]:
+    target = locate(dst)
     with open_source(src, given) as reader:
         count = reader.n_series
-        tally = _Tally(options.pop("progress", None), count)
+        tally = Tally(tell, count)
         together = registry.for_writing(target).tree and "{series}" not in target.name
         if together and (count > 1 or reader.plate is not None):
-            return _convert_collection(reader, target, tally, given)
+            alone = replace(given, told=None, show_progress=False)
+            return _convert_collection(reader, target, tally, alone)
     if together:
         return [convert(src, dst, **options, progress=tally.one())]
     targets = [series_path(check_path(dst), number) for number in range(count)]
@@ -93,11 +123,11 @@ def convert_series(
 def _convert_collection(
     reader: BioReader,
     target: Location,
-    tally: _Tally,
+    tally: Tally,
     options: Options,
 ) -> list[ConvertReport]:
     """Convert all images of a file into one OME-Zarr."""
-    _check_together(options)
+    _refuse(_ALONE, options)
     if options.group:
         raise SpecError(
             f"group={options.group!r} is for one image: all of them make a store of their own"
@@ -115,6 +145,8 @@ def _convert_collection(
     numbers = range(reader.n_series) if plate is None else plate.numbers
     groups = list(map(str, numbers)) if plate is None else list(plate.paths)
     bytes_in = bytes_on_disk(reader.path)
+    if options.exists == "skip" and os.path.lexists(target):
+        return _skipped(reader, target, dict(zip(numbers, groups, strict=True)), options)
     place = target_for(target, row, sink, overwrite=options.overwrite, storage_options={})
     place.open()
     root = Path(str(place.partial))
@@ -136,6 +168,30 @@ def _convert_collection(
         place.abort()
         raise
     _commit(place)
+    return reports
+
+
+def _skipped(
+    reader: BioReader, target: Path, groups: dict[int, str], options: Options
+) -> list[ConvertReport]:
+    """Return a report of each image that is there already.
+
+    Raises
+    ------
+    TargetExistsError
+        One is missing, or was made of something else, or in another way.
+    """
+    reports = []
+    for number, name in groups.items():
+        reader._choose(number, options.level or 0)  # noqa: SLF001
+        image = chosen(LazyArray(reader), options)
+        if not is_same(target / name, step_of(image, options), options):
+            raise TargetExistsError(
+                f"{str(target)!r} exists and has no image {name!r}: it was not skipped; choose "
+                "another name, or pass exists='replace'"
+            )
+        report = report_of(image, target, reader.notes)
+        reports.append(replace(report, group=name, status="skipped"))
     return reports
 
 
@@ -181,36 +237,8 @@ def series_path(path: Path, number: int) -> Path:
     return path.with_name(f"{path.name[:cut]}_s{number}{path.name[cut:]}")
 
 
-def _check_together(options: Options) -> None:
+def _refuse(names: dict[str, str], options: Options) -> None:
     """Raise for what is not done with several images at once."""
-    for name, why in _ALONE.items():
+    for name, why in names.items():
         if getattr(options, name):
             raise UnsupportedError(f"{name}= does not go with all images of a file: {why}")
-
-
-class _Tally:
-    """Tells of several images as of one task.
-
-    How large all are is only known at the last one: opening thousands of fields just to add their
-    sizes up would take longer than a small plate. Until then those to come count as the present.
-    """
-
-    def __init__(self, progress: Progress | None, count: int) -> None:
-        self._progress = progress
-        self._left = count
-        self._before = self._size = 0
-
-    def one(self) -> Progress | None:
-        """Return what to call for the next image."""
-        self._before += self._size
-        self._size = 0
-        self._left -= 1
-        progress = self._progress
-        if progress is None:
-            return None
-
-        def tell(done: int, total: int) -> None:
-            self._size = total
-            progress(self._before + done, self._before + total * (1 + self._left))
-
-        return tell

@@ -5,7 +5,8 @@ from __future__ import annotations
 import os
 import time
 from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import replace
+from dataclasses import fields, replace
+from difflib import get_close_matches
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,7 +22,7 @@ from bioio_tk.jobs.labels import Filled, copy_labels, open_labels
 from bioio_tk.jobs.names import folder_of, target_of
 from bioio_tk.jobs.options import Options
 from bioio_tk.jobs.record import carried, files_of, is_same, shifts_in, step_of
-from bioio_tk.jobs.report import ConvertReport, bytes_on_disk, part_of, peak_rss
+from bioio_tk.jobs.report import ConvertReport, bytes_on_disk, part_of, peak_rss, shown_path
 from bioio_tk.jobs.select import chosen
 from bioio_tk.jobs.transfer import transfer
 from bioio_tk.writer import BioWriter
@@ -200,7 +201,8 @@ def convert(  # noqa: PLR0913 (a face: every option by its name)
         For URLs, of `src` as of `dst`: what fsspec passes to the file system.
     exists : {"error", "skip", "replace"}, optional
         What to do where `dst` exists. It is skipped only where it says itself that it was made
-        of the same files, unchanged since, with the same selection and options.
+        of the same files, unchanged since, with the same selection and options. Of a source on a
+        server only the address is compared.
     overwrite : bool
         As ``exists="replace"``.
     resume : bool
@@ -281,7 +283,15 @@ def options_of(**given: Any) -> Options:
             raise SpecError(f"target_chunk_mb={chunk!r}: give a number of megabytes")
         given["memory"] = given.get("memory") or max(1 << 20, int(2 * chunk * 1_000_000))
     given["told"] = given.pop("progress_callback", None)
+    unknown = set(given) - {f.name for f in fields(Options)}
+    if unknown:
+        raise TypeError(f"there is no keyword {min(unknown)!r}{_alike(min(unknown))}")
     return Options(**given)
+
+
+def _alike(name: str) -> str:
+    found = get_close_matches(name, [f.name for f in fields(Options)], 1)
+    return f"; was {found[0]!r} meant?" if found else ""
 
 
 def run(src: Any, dst: Any, options: Options) -> ConvertReport:
@@ -342,13 +352,14 @@ def convert_image(image: LazyArray, dst: Any, options: Options) -> ConvertReport
     step = step_of(image, options)
     if options.exists == "skip" and is_same(target, step, options):
         return replace(report_of(image, target, notes), status="skipped")
-    if options.ext is not None and isinstance(target, Path) and not options.dry_run:
+    if options.makes_folder and isinstance(target, Path) and not options.dry_run:
         folder_of(target).mkdir(parents=True, exist_ok=True)
     if options.dry_run:
         from bioio_tk.jobs.plan import planned
 
         return planned(image, target, options, step, report_of(image, target, notes))
     image = _registered(image, options, step, notes)
+    files = files_of(image)
     with shown(options, target.name) as tell:
         options = replace(options, progress=tell)
         if options.client is not None or options.shard_job is not None:
@@ -357,9 +368,15 @@ def convert_image(image: LazyArray, dst: Any, options: Options) -> ConvertReport
             report = spread(image, target, options, step)
         else:
             report = one(image, target, options, step)
+    now = files_of(image)
+    if any(file not in files for file in now):  # one that was removed meanwhile was open still
+        notes.append(
+            f"{image.reader.path.name!r} was changed while it was read, so pixels of before and "
+            "after may be mixed in the new image: convert it again once nobody writes it"
+        )
     return replace(
         report,
-        bytes_in=sum(int(file[1]) for file in files_of(image)),
+        bytes_in=sum(int(file[1]) for file in files),
         bytes_out=bytes_on_disk(target),
         notes=(*notes, *report.notes),
     )
@@ -390,7 +407,7 @@ def one(
         total = image.nbytes + sum(labels.nbytes for labels in found.values())
         progress = options.progress
         writer = BioWriter(target, workers, **settings)
-        smaller = _kept_levels(image) if options.levels == "keep" else []
+        smaller = kept_levels(image) if options.levels == "keep" else []
         if options.levels == "keep":
             writer._keep_levels([view.shape for view in smaller])  # noqa: SLF001
         compared: list[str] = []
@@ -428,7 +445,7 @@ def one(
     )
 
 
-def _kept_levels(image: LazyArray) -> list[View]:
+def kept_levels(image: LazyArray) -> list[View]:
     """Return the smaller levels of a source as they are, with what is selected of T and C.
 
     Raises
@@ -485,7 +502,7 @@ def writer_options(
         pyramid = None
     settings["pyramid"] = pyramid
     if options.dtype is not None:
-        settings |= {"dtype": options.dtype, "cast": options.cast or "exact"}
+        settings |= {"dtype": options.dtype, "cast": options.casting}
     elif options.cast is not None:
         # a format that holds one type of pixels alone
         settings["dtype"] = (
@@ -590,7 +607,7 @@ def _compared(writer: BioWriter, image: LazyArray, options: Options, said: list[
                 backend=writer._row.name,  # noqa: SLF001
                 workers=image.reader.max_workers,
                 memory=options.memory,
-                cast=options.cast,
+                cast=options.casting,
             )
         except DamagedFileError:
             if writer.journal is not None:
@@ -613,7 +630,7 @@ def report_of(image: LazyArray, target: Location, notes: Sequence[str]) -> Conve
     """Return the report of a conversion that is yet to be done."""
     spec = image.spec
     return ConvertReport(
-        source=str(image.reader.path),
+        source=shown_path(image.reader.path),
         target=str(target),
         series=image.reader.series,
         shape=spec.shape,

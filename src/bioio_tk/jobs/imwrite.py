@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
-from pathlib import Path
+from dataclasses import replace
 from typing import Any
 
-from bioio_tk.core.location import Url, locate
+from bioio_tk.core.location import Location, Url, locate
 from bioio_tk.errors import SpecError
 from bioio_tk.jobs.convert import options_of, run
 from bioio_tk.jobs.names import is_image
@@ -49,7 +49,7 @@ def imwrite(  # noqa: PLR0913, PLR0917 (a face; the order is that of mbo_utiliti
     dataset_name: str | None = None,
     dim_order: str | None = None,
     **options: Any,
-) -> Path:
+) -> Location:
     """Write an array to a file, or into a folder under a name that says what is in it.
 
     Parameters
@@ -72,7 +72,7 @@ dataset_name, dim_order
     Returns
     -------
     Path
-        The file that was written; the folder, where there are several.
+        The file that was written; the folder, where there are several; for a URL a `Url`.
 
     Raises
     ------
@@ -108,9 +108,8 @@ dataset_name, dim_order
         given["pyramid"] = False
     target = locate(path)
     if not isinstance(target, Url):
-        target.parent.mkdir(parents=True, exist_ok=True)
         folder = not target.suffix or (target.is_dir() and not is_image(target))
         if ext is None and folder:
             given["ext"] = ".tiff"
-    report = run(array, path, options_of(**given))
-    return Path(report.target)
+    report = run(array, path, replace(options_of(**given), folders=True))
+    return locate(report.target)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import math
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -22,6 +24,13 @@ _SHAPES = (
     *("group", "labels", "dataset_name", "metadata", "fill", "stack", "dims"),
     *("register_z", "apply_shifts", "max_frames", "chunk_frames", "max_reg_xy"),
 )
+
+
+def check_memory(memory: Any) -> None:
+    """Raise for what is no number of bytes that anything could be done in."""
+    whole = hasattr(memory, "__index__") and not isinstance(memory, bool)
+    if memory is not None and (not whole or memory < _LEAST):
+        raise SpecError(f"memory={memory!r}: give bytes, {_LEAST} (1 MiB) or more")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -87,6 +96,8 @@ class Options:
     progress: Progress | None = None
     show_progress: bool = False
     shape: Any = None
+    folders: bool = False
+    """The folder of the target is made where it is not there."""
     told: Callable[[float], object] | None = field(default=None)
 
     def __post_init__(self) -> None:
@@ -105,8 +116,7 @@ class Options:
                 )
             if self.pyramid is False:
                 raise SpecError("pyramid=False and levels= contradict each other: give one of them")
-        if self.memory is not None and self.memory < _LEAST:
-            raise SpecError(f"memory={self.memory!r}: give bytes, {_LEAST} (1 MiB) or more")
+        check_memory(self.memory)
         if self.resume and self.exists == "replace":
             raise SpecError("resume= goes on with what is there, overwrite= begins anew: give one")
 
@@ -122,6 +132,16 @@ class Options:
         return self.pyramid if self.levels in (None, "keep") else int(self.levels)
 
     @property
+    def casting(self) -> str | None:
+        """How pixels are converted; None where they stay as they are."""
+        return self.cast or (None if self.dtype is None else "exact")
+
+    @property
+    def makes_folder(self) -> bool:
+        """Make the folder of the target where it is not there."""
+        return self.folders or self.ext is not None
+
+    @property
     def overwrite(self) -> bool:
         """Replace what is there."""
         return self.exists == "replace"
@@ -133,15 +153,24 @@ class Options:
         for name in _SHAPES:
             value = getattr(self, name)
             if value != getattr(default, name):
-                found[name] = _plain(value)
+                found[name] = plain(value)
+        if self.metadata is not None and not isinstance(self.metadata, dict):
+            # a document of its own is in the image anyway: what stands here tells it from others
+            text = str(found["metadata"]).encode()
+            found["metadata"] = f"sha256:{hashlib.sha256(text).hexdigest()}"
         return found
 
 
-def _plain(value: Any) -> Any:
+def plain(value: Any) -> Any:
+    """Return a value as JSON has it; what it has no word for as text."""
+    if hasattr(value, "tolist"):  # of NumPy
+        value = value.tolist()
+    if isinstance(value, float) and not math.isfinite(value):
+        return str(value)  # JSON has no such numbers
     if isinstance(value, (bool, int, float, str)) or value is None:
         return value
     if isinstance(value, dict):
-        return {str(key): _plain(item) for key, item in value.items()}
+        return {str(key): plain(item) for key, item in value.items()}
     if isinstance(value, (list, tuple, range)):
-        return [_plain(item) for item in value]
+        return [plain(item) for item in value]
     return str(value)

@@ -5,16 +5,21 @@ from __future__ import annotations
 import shutil
 import tempfile
 import time
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from bioio_tk.core.location import Location, Url
+from bioio_tk.core.location import Location
+from bioio_tk.jobs.names import folder_of
 from bioio_tk.jobs.report import bytes_on_disk
 from bioio_tk.jobs.transfer import transfer
+from bioio_tk.target import journal_path
 from bioio_tk.writer import BioWriter
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from bioio_tk.core.region import Shape5
     from bioio_tk.jobs.options import Options
     from bioio_tk.jobs.report import ConvertReport
@@ -36,16 +41,20 @@ def planned(
     Nothing is written at `target`. A part from the middle of the image is converted in a
     temporary folder, and size and time are what it took, times how much larger the image is.
     """
-    from bioio_tk.jobs.convert import writer_options
+    from bioio_tk.jobs.convert import kept_levels, writer_options
 
     settings = writer_options(image, target, options, step)
-    writer = BioWriter(target, image.reader.max_workers, **settings)  # raises where it would then
-    spec = writer._spec()  # noqa: SLF001
-    writer.abort()
+    with _place(target, options) as place:
+        writer = BioWriter(place, image.reader.max_workers, **settings)  # raises as it would
+        if options.levels == "keep":
+            kept = kept_levels(image)
+            writer._keep_levels([view.shape for view in kept])  # noqa: SLF001
+        spec = writer._spec()  # noqa: SLF001
+        writer.abort()
     sample = _middle(image)
     written, seconds = _tried(sample, target, settings)
     share = image.nbytes / max(1, sample.nbytes)
-    left = shutil.disk_usage(target.parent).free if isinstance(target, Path) else None
+    left = shutil.disk_usage(_there(target)).free if isinstance(target, Path) else None
     size = round(written * share)
     plan = {
         "resolutions": [
@@ -63,6 +72,27 @@ def planned(
     if left is not None and size > left:
         notes = (*notes, "there is probably not enough room on the disk for it")
     return replace(report, status="planned", levels=len(spec.levels), plan=plan, notes=notes)
+
+
+@contextmanager
+def _place(target: Location, options: Options) -> Iterator[Location]:
+    """Give the target, or one of that name where a conversion finds the way clear, not we.
+
+    Its folder may be one that is only made then, or what is in the way be gone on with.
+    """
+    if not isinstance(target, Path) or not (
+        (options.makes_folder and not folder_of(target).is_dir())
+        or (options.resume and journal_path(target).exists() and not target.exists())
+    ):
+        yield target
+        return
+    with tempfile.TemporaryDirectory(prefix="bioio-tk-plan-") as folder:
+        yield Path(folder) / target.relative_to(folder_of(target))
+
+
+def _there(target: Path) -> Path:
+    """Return the innermost folder of a path that exists."""
+    return next(folder for folder in target.absolute().parents if folder.is_dir())
 
 
 def _middle(image: LazyArray) -> LazyArray:
@@ -83,7 +113,7 @@ def _tried(sample: LazyArray, target: Location, settings: dict[str, Any]) -> tup
     """Return how large a part of the image becomes, and how many seconds that takes."""
     from bioio_tk.jobs.select import Seen
 
-    name = target.name if not isinstance(target, Url) else Path(target.name).name
+    name = target.relative_to(folder_of(target)) if isinstance(target, Path) else target.name
     with tempfile.TemporaryDirectory(prefix="bioio-tk-plan-") as folder:
         place = Path(folder) / name
         alone = {"overwrite": False, "group": "", "storage_options": None, "like": Seen(sample)}

@@ -15,6 +15,7 @@ from bioio_tk.core.region import AXES
 from bioio_tk.draft import PROPERTIES
 from bioio_tk.errors import BioIOError, SpecError, TargetExistsError
 from bioio_tk.jobs.names import span_text
+from bioio_tk.jobs.options import plain
 from bioio_tk.jobs.select import Seen
 from bioio_tk.meta import provenance
 from bioio_tk.reader import BioReader
@@ -59,11 +60,13 @@ def step_of(image: LazyArray, options: Options) -> dict[str, Any]:
         "options": options.result(),
     }
     same = {"files": files, "selection": text, "options": made["options"]}
-    computed = getattr(image.view().source, "made", "")
+    source = image.view().source
+    computed = getattr(source, "made", "")
     if computed:  # from the pixels of the files: what lies in them is not all there is to it
         same["made"] = computed
     digest = hashlib.sha256(json.dumps(same, sort_keys=True).encode()).hexdigest()
-    return {**made, "fingerprint": digest if files else ""}
+    known = files and not getattr(source, "in_memory", False)
+    return {**made, "fingerprint": digest if known else ""}
 
 
 def shifts_in(xml: str | None) -> dict[str, Any] | None:
@@ -103,7 +106,7 @@ def carried(image: LazyArray, options: Options, step: dict[str, Any]) -> dict[st
     seen = Seen(image)
     seen.ome_xml = provenance.add(seen.ome_xml, step)
     if free:
-        seen.ome_xml = provenance.add(seen.ome_xml, free, namespace=provenance.METADATA)
+        seen.ome_xml = provenance.add(seen.ome_xml, plain(free), namespace=provenance.METADATA)
     return {"like": seen, **known}
 
 
@@ -136,18 +139,21 @@ def _number(name: str, value: Any) -> float:
 
 def _seen(place: Location) -> list[Any]:
     if isinstance(place, Url):
-        return [str(place), 0, 0]
+        return [place.shown, 0, 0]
     path = Path(os.path.abspath(place))  # noqa: PTH100 (a link is not to be followed)
     if not path.is_dir():
         found = path.stat()
         return [str(path), found.st_size, found.st_mtime_ns]
-    count = total = newest = 0
+    count = total = sums = 0
     for folder, _, names in os.walk(path):
         for name in names:
-            found = os.stat(os.path.join(folder, name))  # noqa: PTH118 (there may be very many)
+            file = os.path.join(folder, name)  # noqa: PTH118 (there may be very many)
+            found = os.stat(file)
             count, total = count + 1, total + found.st_size
-            newest = max(newest, found.st_mtime_ns)
-    return [str(path), total, newest, count]
+            # one that is put back as it was before is an old file in the place of a newer one
+            seen = f"{file[len(str(path)) :]} {found.st_size} {found.st_mtime_ns}"
+            sums ^= int.from_bytes(hashlib.blake2b(seen.encode(errors="surrogateescape")).digest())
+    return [str(path), total, f"{sums:x}", count]
 
 
 def _names(files: list[list[Any]]) -> str:
@@ -164,6 +170,8 @@ def is_same(target: Location, step: dict[str, Any], options: Options) -> bool:
     TargetExistsError
         What is there was made of something else, or in another way, or does not say of what.
     """
+    if options.group:
+        target = target / options.group
     if isinstance(target, Path) and not os.path.lexists(target):
         return False
     recorded = last_step(target, options.storage_options)

@@ -11,12 +11,16 @@ from bioio_tk.core.location import Url, locate
 from bioio_tk.core.pick import one_based
 from bioio_tk.errors import SpecError
 from bioio_tk.inputs.joined import joined
-from bioio_tk.jobs.convert import convert_image, open_source
+from bioio_tk.jobs.bar import shown
+from bioio_tk.jobs.convert import convert_image, only_one, open_source
+from bioio_tk.jobs.tally import Tally
 from bioio_tk.lazy import LazyArray
 
 if TYPE_CHECKING:
+    from bioio_tk.engine.copy import Progress
     from bioio_tk.jobs.options import Options
     from bioio_tk.jobs.report import ConvertReport
+    from bioio_tk.reader import BioReader
 
 MODES = ("concat_y", "separate")
 
@@ -32,16 +36,29 @@ def each_region(src: Any, dst: Any, options: Options) -> ConvertReport:
         raise SpecError(f"roi_mode={options.roi_mode!r}: choose one of {', '.join(MODES)}")
     if options.series is not None:
         raise SpecError("series= takes one image of the file, roi_mode= all of them: give one")
-    alone = replace(options, roi=None, roi_mode=None)
     with open_source(src, options) as reader:
         if mode == "concat_y":  # roi= has no say there, as in mbo_utilities
             image = joined(reader)
-            return convert_image(image, dst, alone)
-        reports = []
-        for number in _numbers(options.roi, reader.n_series):
-            reader._choose(number, options.level or 0)  # noqa: SLF001
-            place, more = _place(dst, number, alone)
-            reports.append(convert_image(LazyArray(reader), place, more))
+            return convert_image(image, dst, replace(options, roi=None, roi_mode=None))
+        with shown(options, str(dst)) as tell:
+            return _separate(reader, dst, options, tell)
+
+
+def _separate(
+    reader: BioReader, dst: Any, options: Options, tell: Progress | None
+) -> ConvertReport:
+    """Convert each of the regions that are asked for."""
+    reports = []
+    numbers = _numbers(options.roi, reader.n_series)
+    alone = replace(options, roi=None, roi_mode=None, told=None, show_progress=False)
+    tally = Tally(tell, len(numbers))
+    for number in numbers:
+        reader._choose(number, options.level or 0)  # noqa: SLF001
+        place, more = _place(dst, number, replace(alone, progress=tally.one()))
+        report = convert_image(LazyArray(reader), place, more)
+        left_out = only_one(reader.n_series, number)  # the others are asked for, too
+        notes = tuple(note for note in report.notes if note != left_out)
+        reports.append(replace(report, notes=notes))
     return _together(reports, dst)
 
 
@@ -62,7 +79,7 @@ def _place(dst: Any, number: int, options: Options) -> tuple[Any, Options]:
     stem, ending = split_name(target.name)
     if options.ext is None and ending:
         return target.with_name(f"{stem}_{name}{ending}"), options
-    return target / name, replace(options, ext=options.ext)
+    return target / name, options
 
 
 def _together(reports: list[ConvertReport], dst: Any) -> ConvertReport:
@@ -73,9 +90,13 @@ def _together(reports: list[ConvertReport], dst: Any) -> ConvertReport:
     def total(name: str) -> Any:
         return sum(getattr(report, name) for report in reports)
 
+    states = {report.status for report in reports}
     return replace(
         first,
         target=str(Path(dst)),
+        status=first.status if len(states) == 1 else "done",
+        notes=tuple(dict.fromkeys(note for report in reports for note in report.notes)),
+        verified="; ".join(dict.fromkeys(r.verified for r in reports if r.verified)),
         bytes_out=total("bytes_out"),
         pixel_bytes=total("pixel_bytes"),
         seconds=total("seconds"),

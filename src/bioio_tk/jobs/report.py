@@ -53,7 +53,8 @@ class ConvertReport:
         ``"done"``; ``"skipped"`` where the same image was there already; ``"planned"`` of a dry
         run; ``"partial"`` of one of several jobs that write one image.
     checksums : dict
-        Of each plane that was read, ``"t0 c0 z0"`` to its checksum; see `verify`.
+        Of each plane as it was written, in the pixel type of the target and before any lossy
+        compression: ``"t0 c0 z0"`` to its checksum; see `verify`.
     verified : str
         What was compared with the source before the image went into its place; "" for nothing.
     plan : dict
@@ -89,7 +90,12 @@ class ConvertReport:
 
     def to_json(self) -> str:
         """Return the report as a JSON object."""
-        return json.dumps(asdict(self), ensure_ascii=False)
+        return json.dumps(asdict(self))  # ASCII: a path may have bytes that are no text
+
+
+def shown_path(location: Location) -> str:
+    """Return a path or an address as it may be written down, without what is secret in it."""
+    return location.shown if isinstance(location, Url) else str(location)
 
 
 def bytes_on_disk(location: Location) -> int:
@@ -103,10 +109,15 @@ def bytes_on_disk(location: Location) -> int:
 
 def file_sizes(folder: Path) -> Iterator[int]:
     """Yield the size of each file under a folder."""
-    for place, _, names in os.walk(folder):
-        for name in names:
-            with suppress(FileNotFoundError):
-                yield os.lstat(os.path.join(place, name)).st_size  # noqa: PTH118 (there are many)
+    folders = [os.fspath(folder)]
+    while folders:
+        with suppress(OSError), os.scandir(folders.pop()) as entries:
+            for entry in entries:
+                if entry.is_dir(follow_symlinks=False):
+                    folders.append(entry.path)
+                elif not entry.is_dir():  # a link to a folder
+                    with suppress(FileNotFoundError):
+                        yield entry.stat(follow_symlinks=False).st_size
 
 
 def part_of(progress: Progress | None, before: int, total: int) -> Progress | None:

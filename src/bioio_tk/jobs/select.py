@@ -123,4 +123,5 @@ def document(image: LazyArray) -> str:
         return ome.document((image.spec,))
     if reader.n_series > 1:
         xml = ome.single(xml, reader.series)
-    return ome_select.picked(xml, image.picks, reader._spec())  # noqa: SLF001
+    full = reader.level_shapes[0][:2]
+    return ome_select.picked(xml, image.picks, reader._spec(), full)  # noqa: SLF001

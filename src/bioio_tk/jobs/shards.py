@@ -134,7 +134,7 @@ def write_share(
     mark = job_mark(folder, number, jobs)
     if mark.exists():
         return Share(spec, True, 0, jobs_left(folder))
-    sums = PlaneSums(spec.shape, lazy.dtype)
+    sums = PlaneSums(spec.shape, spec.dtype)
     with _joined(path, workers=check_workers(workers)) as image:
         share = _share(lazy, image, number, jobs)
         steps = _Steps(share, lazy.dtype.itemsize, progress)
@@ -324,7 +324,7 @@ def _checksums(folder: Path, spec: ImageSpec) -> dict[str, str]:
     """Return the checksums of all planes whose jobs are done."""
     document = shared_document(folder)
     jobs = int(document.get("jobs", 0))
-    sums = PlaneSums(spec.shape, document.get("dtype", spec.dtype))
+    sums = PlaneSums(spec.shape, spec.dtype)
     for number in range(1, jobs + 1):
         with suppress(FileNotFoundError):
             sums.merge(json.loads(job_mark(folder, number, jobs).read_bytes())["checksums"])

@@ -114,7 +114,7 @@ class SharedImage:
 
         def done(box: Slices5, pixels: NDArray[Any]) -> None:
             if sums is not None:
-                sums.add(moved(box, region), pixels)
+                sums.add(moved(box, region), as_pixels(pixels, self.spec.dtype, cast))
 
         copy(
             within(view, region),
@@ -170,7 +170,7 @@ def source_record(lazy: LazyArray) -> tuple[SourceRecord, ...]:
     found = []
     for place in lazy.reader.used_files:
         if isinstance(place, Url):
-            found.append(SourceRecord(str(place), 0, 0))
+            found.append(SourceRecord(place.shown, 0, 0))
             continue
         info = os.stat(place)
         plain = not Path(place).is_dir()

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import time
+from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bioio_tk.core.checksum import PlaneSums
-from bioio_tk.core.location import locate
+from bioio_tk.core.dtype import pixel_dtype
 from bioio_tk.errors import SpecError
 from bioio_tk.jobs import shards
 from bioio_tk.jobs.bar import shown
 from bioio_tk.jobs.convert import open_source, report_of, writer_options
+from bioio_tk.jobs.names import target_of
 from bioio_tk.jobs.report import bytes_on_disk, peak_rss
 from bioio_tk.jobs.select import chosen
 from bioio_tk.jobs.verify import verify_copy
@@ -25,6 +27,9 @@ if TYPE_CHECKING:
     from bioio_tk.jobs.options import Options
     from bioio_tk.jobs.report import ConvertReport
 
+_NOT_AT_END = ("dry_run", "resume", "roi", "roi_mode", "shard_job", "client")
+"""Options that say nothing of an image whose parts are written."""
+
 
 def spread(
     image: LazyArray, target: Location, options: Options, step: dict[str, Any]
@@ -35,17 +40,23 @@ def spread(
             "resume= is for a conversion by one process: a cluster repeats what a worker that died "
             "had begun, and a job of several is simply run again"
         )
+    if options.levels == "keep":
+        raise SpecError(
+            "levels='keep' copies the levels of the source, which one process does: leave it out, "
+            "and they are made anew"
+        )
     if options.shard_job is not None:
         return _share(image, target, options, step)
     from bioio_tk.jobs.cluster import on_cluster
 
     began = time.perf_counter()
     compared: list[str] = []
-    sums = PlaneSums(image.spec.shape, image.dtype)
+    settings = writer_options(image, target, options, step)
+    sums = PlaneSums(image.spec.shape, pixel_dtype(settings.get("dtype", image.dtype)))
     spec = on_cluster(
         image,
         target,
-        writer_options(image, target, options, step),
+        settings,
         client=options.client,
         progress=options.progress,
         memory=None if options.memory is None else options.memory // 2,
@@ -99,13 +110,21 @@ def _share(
 def finalize(src: Any, dst: Any, options: Options) -> ConvertReport:
     """Complete an image whose parts are done: smaller resolutions, and into its place."""
     began = time.perf_counter()
-    place = locate(dst)
-    if not isinstance(place, Path):
-        raise SpecError(f"{str(place)!r} is a URL: the jobs of a conversion share a folder")
+    refused = [name for name in _NOT_AT_END if getattr(options, name)]
+    if refused:
+        raise SpecError(
+            f"{refused[0]}= does not go with finalize=, which completes one image whose parts are "
+            "written already"
+        )
     compared: list[str] = []
-    with open_source(src, options) as reader, shown(options, place.name) as tell:
+    with ExitStack() as stack:
+        reader = stack.enter_context(open_source(src, options))
         reader._choose(options.series or 0, options.level or 0)  # noqa: SLF001
         image = chosen(LazyArray(reader), options)
+        place = target_of(dst, options, image)
+        if not isinstance(place, Path):
+            raise SpecError(f"{str(place)!r} is a URL: the jobs of a conversion share a folder")
+        tell = stack.enter_context(shown(options, place.name))
         spec, checksums = shards.finalize(
             place,
             overwrite=options.overwrite,
@@ -123,6 +142,7 @@ def finalize(src: Any, dst: Any, options: Options) -> ConvertReport:
         peak_rss=peak_rss(),
         checksums=checksums,
         verified="".join(compared),
+        shape=spec.shape,
     )
 
 
@@ -141,7 +161,7 @@ def _comparison(
             backend="zarr" if partial.is_dir() else None,
             workers=image.reader.max_workers,
             memory=options.memory,
-            cast=options.cast,
+            cast=options.casting,
         )
         said.append(report.summary)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import math
 import threading
 from functools import partial
@@ -25,6 +26,9 @@ if TYPE_CHECKING:
     from bioio_tk.engine.copy import Progress, View
     from bioio_tk.jobs.journal import Journal
     from bioio_tk.writer import BioWriter
+
+_FULL = (errno.ENOSPC, errno.EFBIG, getattr(errno, "EDQUOT", errno.ENOSPC))
+"""Errors of a disk that takes no more; Windows knows no quota."""
 
 
 class Transferred(NamedTuple):
@@ -190,6 +194,8 @@ class _Moved:
 
 def _give_up(writer: BioWriter, exc: BaseException) -> None:
     """Leave what is done to the next run where that was wished for, else leave nothing."""
+    if isinstance(exc, OSError) and exc.errno in _FULL and exc.filename is None:
+        exc.filename = str(writer.path)  # a bare "no space left" does not say which disk
     journal = cast("Journal | None", writer.journal)
     if journal is None or not journal.resume:
         writer.abort()

@@ -149,7 +149,7 @@ class VerifyReport:
 
     def to_json(self) -> str:
         """Return the report as a JSON object."""
-        return json.dumps(self.to_dict(), ensure_ascii=False)
+        return json.dumps(self.to_dict())  # ASCII: a path may have bytes that are no text
 
 
 def verify(  # noqa: PLR0913 (a face: every option by its name)
@@ -186,7 +186,8 @@ def verify(  # noqa: PLR0913 (a face: every option by its name)
         ``"sample"`` looks at some tiles of every plane, always at the same ones.
     checksums : mapping or path, optional
         What is known of the planes of `a`: ``{"t0 c0 z0": "crc32:0f1e2d3c"}``, as `convert`
-        reports them. Or a JSON file with that, or with a whole report.
+        reports them. Or a JSON file with that, with a whole report, or with one a line: then the
+        one that is of `a` counts.
     storage_options : dict, optional
         For URLs: what fsspec passes to the file system.
     workers : int, optional
@@ -221,7 +222,8 @@ def verify(  # noqa: PLR0913 (a face: every option by its name)
                 )
             number = series[0] if isinstance(series, tuple) else series
             view = _selected(one.view(number), select)
-            return _recompute(view, one.name, _loaded(checksums), how, progress)
+            known = _loaded(checksums, Path(one.name).name, number)
+            return _recompute(view, one.name, known, how, progress)
         other = _open(stack, b, level, threads, storage_options)
         pairs = [(_selected(v, select), w) for v, w in _pairs(one, other, series)]
         return _compare_all(pairs, (one.name, other.name), how, progress)
@@ -395,16 +397,42 @@ class _How(NamedTuple):
     memory: int | None
 
 
-def _loaded(checksums: Mapping[str, str] | str | os.PathLike[str]) -> Any:
-    """Return recorded checksums, also from a file; `check_sums` looks whether they are any."""
+def _loaded(
+    checksums: Mapping[str, str] | str | os.PathLike[str], name: str, number: int | None
+) -> Any:
+    """Return recorded checksums, also from a file; `check_sums` looks whether they are any.
+
+    In a file with the reports of several images they are those of the one that became the file
+    `name`, and the image `number` in it.
+    """
     if not isinstance(checksums, (str, os.PathLike)):
         return checksums
     path = Path(checksums)
+    found = _documents(path)
+    if len(found) > 1:
+        found = [report for report in found if Path(str(report.get("target"))).name == name]
+        if len(found) > 1 and number is not None:
+            found = found[number : number + 1]
+    if len(found) != 1:
+        raise SpecError(
+            f"{str(path)!r} has the reports of several images, and {len(found)} of them are of "
+            f"{name!r}: it has to be one, by its name or by series="
+        )
+    return found[0].get("checksums", found[0])
+
+
+def _documents(path: Path) -> list[dict[str, Any]]:
+    """Return the objects in a JSON file, or in one that has one a line; parts by themselves."""
+    data = path.read_bytes()
     try:
-        found = json.loads(path.read_bytes())
-    except ValueError as exc:
-        raise SpecError(f"{str(path)!r} is no JSON file: {exc}") from exc
-    return found.get("checksums", found) if isinstance(found, dict) else found
+        lines = [json.loads(data)]
+    except ValueError:
+        try:
+            lines = [json.loads(line) for line in data.splitlines() if line.strip()]
+        except ValueError as exc:
+            raise SpecError(f"{str(path)!r} is no JSON file: {exc}") from exc
+    whole = [line for line in lines if isinstance(line, dict)]
+    return [part for line in whole for part in line.get("parts") or [line]]
 
 
 def _check_mode(mode: str) -> str:

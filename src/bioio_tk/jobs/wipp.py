@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from bioio_tk.backends import registry
 from bioio_tk.core.pattern import Pattern, has_fields, natural
 from bioio_tk.engine.pool import check_workers, cpus_available, run
 from bioio_tk.errors import BioIOError, SpecError
@@ -119,6 +120,7 @@ def wipp(
     """
     environment = Environment.read()
     extension = _extension(file_extension or environment.extension)
+    registry.for_writing(Path("image" + extension))  # raises for what nothing writes
     sources = find(inp_dir, file_pattern)
     target = Path(out_dir).expanduser()
     names = _names(sources, extension)

@@ -29,9 +29,15 @@ class _Moved(NamedTuple):
 
     first: tuple[int, int]  # x, y
     step: tuple[int, int]
+    scale: tuple[float, float]
 
 
-def picked(xml: str | bytes, picks: tuple[Span, Span, Span, Span, Span], before: ImageSpec) -> str:
+def picked(
+    xml: str | bytes,
+    picks: tuple[Span, Span, Span, Span, Span],
+    before: ImageSpec,
+    full: tuple[int, int] | None = None,
+) -> str:
     """Return the document of one image as it is for a selection of its pixels.
 
     Parameters
@@ -41,7 +47,9 @@ def picked(xml: str | bytes, picks: tuple[Span, Span, Span, Span, Span], before:
     picks : tuple of 5 range or integer array
         Positions along Y, X, Z, C, T.
     before : ImageSpec
-        The whole image.
+        The whole image, at the resolution that is open.
+    full : (int, int), optional
+        Its height and width in pixels at full resolution, where that is another one.
 
     Returns
     -------
@@ -50,7 +58,9 @@ def picked(xml: str | bytes, picks: tuple[Span, Span, Span, Span, Span], before:
         Sizes of pixels are left out, for the writer to put the right ones.
     """
     whole = zip(picks, before.shape, strict=True)
-    if all(isinstance(p, range) and p == range(n) for p, n in whole):
+    full = full or before.shape[:2]
+    everything = all(isinstance(p, range) and p == range(n) for p, n in whole)
+    if everything and full == before.shape[:2]:
         return repair.clean_text(xml, [])
     root = repair.tree(xml, [])
     image = next((e for e in root.findall(_t("Image")) if e.find(_t("Pixels")) is not None), None)
@@ -67,8 +77,11 @@ def picked(xml: str | bytes, picks: tuple[Span, Span, Span, Span, Span], before:
     _replace(pixels, "Channel", _once(kept))
     _replace(pixels, "Plane", list(_planes(pixels, places)))
     y, x = picks[:2]
-    moved = _Moved((_first(x), _first(y)), (_step(x), _step(y)))
-    _move_stage(image, before, moved)
+    scale = (full[1] / before.shape[1], full[0] / before.shape[0])
+    moved = _Moved((_first(x), _first(y)), (_step(x), _step(y)), scale)
+    _move_stage(image.find(_t("StageLabel")), "", before, moved)
+    for plane in pixels.findall(_t("Plane")):
+        _move_stage(plane, "Position", before, moved)
     _move_rois(root, image, places, moved)
     return repair.serialise(root)
 
@@ -158,21 +171,20 @@ def _step(pick: Span) -> int:
     return 1 if not len(steps) else int(steps[0]) if len(steps) == 1 else 0
 
 
-def _move_stage(image: ET.Element, before: ImageSpec, moved: _Moved) -> None:
+def _move_stage(label: ET.Element | None, name: str, before: ImageSpec, moved: _Moved) -> None:
     """Move what is said of the stage by as much as the first pixel has moved."""
-    label = image.find(_t("StageLabel"))
     if label is None:
         return
     sizes = (before.physical_size.x, before.physical_size.y)
     for axis, size, first in zip("XY", sizes, moved.first, strict=True):
-        value = repair.number(label.get(axis, ""))
+        value = repair.number(label.get(name + axis, ""))
         if value is None or size is None or not first:
             continue
         try:
-            by = convert_length(size[0] * first, size[1], label.get(f"{axis}Unit", ""))
+            by = convert_length(size[0] * first, size[1], label.get(f"{name}{axis}Unit", ""))
         except SpecError:
             continue  # it is in the frame of the stage, whose unit nobody knows
-        label.set(axis, repr(value + by))
+        label.set(name + axis, repr(value + by))
 
 
 def _move_rois(
@@ -216,10 +228,10 @@ def _move_shape(shape: ET.Element, places: dict[str, dict[int, list[int]]], move
 
 
 def _change(shape: ET.Element, names: tuple[str, str], moved: _Moved, *, move: bool) -> None:
-    for name, first, step in zip(names, moved.first, moved.step, strict=True):
+    for name, first, step, scale in zip(names, *moved, strict=True):
         value = repair.number(shape.get(name, ""))
         if value is not None:
-            shape.set(name, repr((value - (first if move else 0)) / step))
+            shape.set(name, repr((value / scale - (first if move else 0)) / step))
 
 
 def _moved_point(point: str, moved: _Moved) -> str:
@@ -227,6 +239,6 @@ def _moved_point(point: str, moved: _Moved) -> str:
     if len(numbers) != 2 or None in numbers:
         return point
     return ",".join(
-        repr((n - first) / step)  # type: ignore[operator]
-        for n, first, step in zip(numbers, moved.first, moved.step, strict=True)
+        repr((n / scale - first) / step)  # type: ignore[operator]
+        for n, first, step, scale in zip(numbers, *moved, strict=True)
     )
