@@ -92,7 +92,15 @@ def ours_alone(name: str, ending: str, **options: Any) -> Session:
         keywords = json.dumps(workers(case) | options)
         return [sys.executable, "-c", OURS_ALONE, str(case.file(name)), str(path), keywords]
 
-    return process(name, ending, command)
+    @contextlib.contextmanager
+    def session(case: Case) -> Iterator[Work]:
+        from bioio_tk.jobs import java
+
+        java.warm()  # as "bioio-tk java install" has done
+        with process(name, ending, command)(case) as work:
+            yield work
+
+    return session
 
 
 def process(
