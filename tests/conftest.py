@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+import signal
 import tempfile
 import threading
+import time
 from contextlib import suppress
 from pathlib import Path
 
@@ -14,6 +16,7 @@ from images import CASES, NARROW
 
 from bioio_tk.backends import _java_home, registry
 from bioio_tk.backends.registry import BACKENDS
+from bioio_tk.engine import pool
 from bioio_tk.errors import BackendMissingError
 
 WRITABLE = [row for row in BACKENDS if row.sink and row.name not in NARROW]
@@ -22,13 +25,19 @@ settings.register_profile(
     "suite",
     deadline=None,
     max_examples=int(os.environ.get("BIOIO_TK_EXAMPLES", "25")),
+    derandomize="BIOIO_TK_EXAMPLES" not in os.environ,  # the same examples for everybody
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )
 settings.load_profile("suite")
 
 
 def pytest_configure(config):
-    """Let the tests use the Bio-Formats that is installed, but no memo nor archive of the user."""
+    """Let the tests use the Bio-Formats that is installed, but no memo nor archive of the user.
+
+    A shell's background job ignores Ctrl-C, and so would every child that the tests interrupt.
+    """
+    if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
         jar = _java_home.find_jar()
     except BackendMissingError:
@@ -71,16 +80,42 @@ def path(backend, tmp_path: Path) -> Path:
     return tmp_path / f"image{backend.suffixes[0]}"
 
 
+@pytest.fixture
+def stopped(monkeypatch):
+    """An event that is set once a job of the pool has noted a failure: from then on it stops.
+
+    Work that is to be cancelled waits for it. So it is certain that the thread that fails was
+    heard, however late it gets a CPU.
+    """
+    event = threading.Event()
+    fail = pool._Job._fail
+
+    def noted(job, exc):
+        fail(job, exc)
+        event.set()
+
+    monkeypatch.setattr(pool._Job, "_fail", noted)
+    return event
+
+
 @pytest.fixture(autouse=True)
 def nothing_left_behind(tmp_path):
     """Every test ends with no open file under tmp_path and no thread but those of the pool."""
     before = set(threading.enumerate())
     yield
+    until = time.monotonic() + 5  # what is ending may still need a CPU for it
+    while (open_files(tmp_path) or new_threads(before)) and time.monotonic() < until:
+        time.sleep(0.005)
     assert not open_files(tmp_path), "the test left files open"
+    assert not new_threads(before), "the test left threads"
+
+
+def new_threads(before: set[threading.Thread]) -> list[str]:
+    """Return the names of the threads that have come since, but for those that stay."""
     new = {t for t in threading.enumerate() if t not in before and t.is_alive()}
     # fsspec and zarr-python keep the threads of their event loops, and these those of executors
     known = ("bioio_tk", "fsspecIO", "asyncio_", "zarr_")
-    assert not [t.name for t in new if not t.name.startswith(known)]
+    return [t.name for t in new if not t.name.startswith(known)]
 
 
 def open_files(folder: Path) -> list[str]:

@@ -8,6 +8,7 @@ import socket
 import subprocess
 import threading
 import time
+import urllib.request
 from collections import Counter, defaultdict, deque
 from contextlib import contextmanager, suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -41,6 +42,8 @@ class WebServer:
         "less"             send one byte less of a range, and say so
         "mute"             do not say which range is sent
         =================  =====================================================
+    together : int
+        How many requests have to be under way at once before the first of them is answered.
     most : int
         The most requests that were under way at once.
     sent : int
@@ -52,7 +55,7 @@ class WebServer:
         self.log: list[tuple[str, str, str | None]] = []
         self.headers: list[dict[str, str]] = []
         self.faults: dict[str, object] = defaultdict(lambda: None)
-        self.delay = 0.0
+        self.together = 0
         self.busy = self.most = self.sent = 0
         self.lock = threading.Lock()
         self._release = threading.Event()
@@ -98,6 +101,12 @@ class WebServer:
             if isinstance(found, deque):
                 return found.popleft() if found else None
             return found
+
+    def gather(self) -> None:
+        """Wait until as many requests as `together` have been under way at once."""
+        until = time.monotonic() + 20
+        while self.most < self.together and time.monotonic() < until:
+            self.wait(0.005)
 
     def wait(self, seconds: float) -> None:
         self._release.wait(seconds)
@@ -158,8 +167,7 @@ class _Handler(BaseHTTPRequestHandler):
             owner.log.append((self.command, path, asked))
             owner.headers.append(dict(self.headers))
         fault = owner.next_fault(path)
-        if owner.delay:
-            owner.wait(owner.delay)
+        owner.gather()
         if fault == "slow":
             owner.wait(5)
         if isinstance(fault, int):
@@ -255,6 +263,9 @@ def s3():
     logging.getLogger("werkzeug").setLevel(logging.ERROR)
     try:
         host, port = server.get_host_and_port()
+        # what earlier servers of this process were given is in the same memory
+        reset = urllib.request.Request(f"http://{host}:{port}/moto-api/reset", method="POST")
+        urllib.request.urlopen(reset, timeout=60).close()
         options = {
             "key": "me",
             "secret": "me",

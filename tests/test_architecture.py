@@ -22,8 +22,19 @@ FLOORS = [
     ["meta"],
     ["backends"],
     ["engine"],
-    ["base", "reader", "writer", "lazy", "draft", "target", "place", "batches", "stream", "bdv"]
-    + ["inputs"],
+    [
+        "base",
+        "reader",
+        "writer",
+        "lazy",
+        "draft",
+        "target",
+        "place",
+        "batches",
+        "stream",
+        "bdv",
+        "inputs",
+    ],
     ["api", "jobs"],
     ["cli", "compat", "viewer"],
     ["__init__", "__main__"],
@@ -167,7 +178,7 @@ FORBIDDEN = {
 # while Java starts, and put back
 RESTORED = {
     "backends/_java_vm.py": {"locale.setlocale"},
-    "backends/_java_signals.py": {"signal.signal"},
+    "core/signals.py": {"signal.signal"},  # put back at the end of a block
     "engine/_child.py": {"signal.signal"},  # a process of its own
 }
 METHODS = {"setLevel", "addHandler", "removeHandler"}

@@ -461,7 +461,7 @@ def test_backend_decides(tmp_path, java):
             np.testing.assert_array_equal(br[:], PLANE)
             again = pickle.loads(pickle.dumps(br))
             assert (again.backend, again.backend_reason) == (br.backend, br.backend_reason)
-    with pytest.raises(SpecError, match="there are python, zarr, .*java"):
+    with pytest.raises(SpecError, match=r"there are python, zarr, .*java"):
         BioReader(tmp_path / "a.tif", backend="bioform")
 
 

@@ -22,11 +22,11 @@ from bioio_tk import BioWriter, convert
 from bioio_tk.api import thumbnail
 from bioio_tk.cli import main as cli
 from bioio_tk.cli.convert import command as convert_command
-from bioio_tk.jobs.bar import Progress
 from bioio_tk.cli.text import ByteSize
 from bioio_tk.core.text import duration, size
 from bioio_tk.engine.resample import area_mean
 from bioio_tk.errors import RegionError, SpecError, TargetExistsError, UnknownFormatError
+from bioio_tk.jobs.bar import Progress
 from bioio_tk.jobs.legend import add_legend, lettering
 
 NAMES = (

@@ -538,7 +538,7 @@ def start(path, target, *options):
         text=True,
     )
     partial = partial_path(target)
-    for _ in range(2000):
+    for _ in range(6000):
         if partial.exists() and partial.stat().st_size > 1_000_000:
             return child
         time.sleep(0.01)

@@ -473,8 +473,9 @@ def test_readers_never_meet_half_a_store_while_it_is_replaced(tmp_path):
     for t in threads:
         t.start()
     try:
-        until = time.monotonic() + 1
-        while time.monotonic() < until:
+        until, turns = time.monotonic() + 60, 0
+        while (turns < 20 or seen != sums) and time.monotonic() < until:
+            turns += 1
             replace(path)
             with BioWriter(path, image=OLD, chunks=16, overwrite=True):
                 pass

@@ -367,8 +367,8 @@ def test_names_of_files_in_every_locale(image, tmp_path, locale):
 def test_ctrl_c_is_pythons_and_reading_goes_on(image):
     code = """
     br = opened(max_workers=2)
-    print("ready", flush=True)
     try:
+        print("ready", flush=True)
         while True: br.read(Z=(0, 6)); BioReader(PATH, backend="java").close()
     except KeyboardInterrupt:
         right(br[:, :, 0])
@@ -384,8 +384,8 @@ def test_ctrl_c_is_pythons_and_reading_goes_on(image):
 
 def test_ctrl_c_while_java_starts(image):
     code = """
-    print("ready", flush=True)
     try:
+        print("ready", flush=True)
         bioio_tk.start()
         time.sleep(30)
     except KeyboardInterrupt:

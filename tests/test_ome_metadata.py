@@ -333,14 +333,14 @@ def test_absurd_documents_do_not_hang() -> None:
         for read in (read_document, to_ome):
             with pytest.raises(FormatError, match="deeper"):
                 read(xml)
-    start = time.perf_counter()
+    start = time.process_time()
     long = read_document(pixels(inside=f'<Channel ID="Channel:0:0" Name="{"x" * 10_000_000}"/>'))
     assert len(long.images[0].channels[0].name or "") == 10_000_000
     with pytest.raises(FormatError):
         read_document("<OME>" + "&<!--" * 200_000)
     urn = "urn:lsid:" + "a." * 5000
     valid(document([spec()], metadata=pixels(after=f'<Instrument ID="{urn}"/>')))
-    assert time.perf_counter() - start < 20
+    assert time.process_time() - start < 20
 
 
 def test_a_file_of_50000_planes_is_read_quickly() -> None:
@@ -595,9 +595,9 @@ def test_a_small_document_takes_no_time() -> None:
 
 
 def _timed(work: Any) -> float:
-    start = time.perf_counter()
+    start = time.process_time()
     work()
-    return time.perf_counter() - start
+    return time.process_time() - start
 
 
 def test_wrong_specs_are_refused() -> None:

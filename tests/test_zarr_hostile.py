@@ -28,7 +28,7 @@ from bioio_tk.errors import (
     UnsupportedError,
 )
 
-SECONDS = 10.0  # one, on a machine that does many other things as well
+SECONDS = 10.0  # of this process on a CPU: what else the machine does is not counted
 MEMORY = 64 << 20
 
 
@@ -39,7 +39,7 @@ def path(tmp_path: Path) -> Path:
 
 def fails(path: Path, *words: str, kind: Any = (BioIOError, OSError), **more: Any) -> Exception:
     """Look at a store that is damaged: one error, soon, without much memory."""
-    began = time.perf_counter()
+    began = time.process_time()
     tracemalloc.start()
     try:
         with pytest.raises(kind) as caught, BioReader(path, max_workers=2, **more) as br:
@@ -47,7 +47,7 @@ def fails(path: Path, *words: str, kind: Any = (BioIOError, OSError), **more: An
         peak = tracemalloc.get_traced_memory()[1]
     finally:
         tracemalloc.stop()
-    assert time.perf_counter() - began < SECONDS
+    assert time.process_time() - began < SECONDS
     assert peak < MEMORY
     text = str(caught.value)
     assert str(path.parent) in text or kind is RegionError, text
@@ -238,7 +238,7 @@ def test_billions_of_chunks_are_opened_and_a_pixel_of_them_read_at_once(
     shape = [2**40, 2, 2, 2**31, 2**31]
     for level in "01":
         edit(path / level / ARRAYS[version], lambda d: d.update(shape=shape))
-    began = time.perf_counter()
+    began = time.process_time()
     tracemalloc.start()
     try:
         with BioReader(path) as br:
@@ -252,7 +252,7 @@ def test_billions_of_chunks_are_opened_and_a_pixel_of_them_read_at_once(
         peak = tracemalloc.get_traced_memory()[1]
     finally:
         tracemalloc.stop()
-    assert time.perf_counter() - began < SECONDS
+    assert time.process_time() - began < SECONDS
     assert peak < 8 << 20
 
 
@@ -484,9 +484,9 @@ def other(path: Path) -> None:
 
 
 def read_all(path: Path) -> str:
-    began = time.perf_counter()
+    began = time.process_time()
     result = fuzz_zarr.attempt(path)
-    assert time.perf_counter() - began < SECONDS
+    assert time.process_time() - began < SECONDS
     return result
 
 
@@ -587,10 +587,10 @@ def test_a_plate_of_ten_thousand_wells_that_are_not_there(path: Path) -> None:
     zarr.open_group(
         path, mode="w", zarr_format=3, attributes={"ome": {"version": "0.5", "plate": plate}}
     )
-    began = time.perf_counter()
+    began = time.process_time()
     with pytest.raises(DamagedFileError, match="no image"):
         BioReader(path)
-    assert time.perf_counter() - began < SECONDS
+    assert time.process_time() - began < SECONDS
 
 
 def test_a_list_of_100_000_series_is_opened_by_its_first(path: Path) -> None:
@@ -599,13 +599,13 @@ def test_a_list_of_100_000_series_is_opened_by_its_first(path: Path) -> None:
     names = [str(n) for n in range(100_000)]
     root.create_group("OME").attrs.update({"ome": {"version": "0.5", "series": names}})
     pixels = write_image(path / "0")
-    began = time.perf_counter()
+    began = time.process_time()
     with BioReader(path) as br:
         assert br.n_series == 100_000
         np.testing.assert_array_equal(br[:, :, 0, 0, 0], pixels[0, 0, 0])
         with pytest.raises(DamagedFileError, match="/1'"):
             BioReader(path, series=1)
-    assert time.perf_counter() - began < SECONDS
+    assert time.process_time() - began < SECONDS
 
 
 def test_names_that_are_no_text(path: Path) -> None:
