@@ -26,9 +26,9 @@ from bioio_tk.api import batch, convert, split
 from bioio_tk.cli.bars import Bars
 from bioio_tk.cli.batch import command
 from bioio_tk.errors import BackendError, DamagedFileError, SpecError
-from bioio_tk.jobs import batch_run
-from bioio_tk.jobs.batch import BatchProgress
-from bioio_tk.jobs.batch_job import BatchEntry, Job
+from bioio_tk.jobs.batch import run as batch_run
+from bioio_tk.jobs.batch.batch import BatchProgress
+from bioio_tk.jobs.batch.job import BatchEntry, Job
 
 DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
 ENV = os.environ | {"PYTHONPATH": os.pathsep.join(p for p in sys.path if p)}
@@ -370,7 +370,7 @@ def test_only_what_may_pass_is_tried_again(tmp_path, monkeypatch, error, attempt
 KILLER = """
 import os, signal
 from pathlib import Path
-from bioio_tk.jobs.batch_run import run_job as real
+from bioio_tk.jobs.batch.run import run_job as real
 
 def run_job(job, tell=None):
     mark = Path(job.source + ".tried")

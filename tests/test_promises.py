@@ -35,8 +35,9 @@ from bioio_tk.cli.main import as_typed
 from bioio_tk.cli.verify import command as verify_command
 from bioio_tk.cli.wipp import command as wipp_command
 from bioio_tk.errors import SpecError, TargetExistsError, UnsupportedError
-from bioio_tk.jobs import batch_run, cluster
-from bioio_tk.jobs.batch_job import Job
+from bioio_tk.jobs import cluster
+from bioio_tk.jobs.batch import run as batch_run
+from bioio_tk.jobs.batch.job import Job
 from bioio_tk.jobs.doctor import doctor
 from bioio_tk.jobs.wipp import wipp
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from bioio_tk.inputs.shifted import with_axial_shifts
     from bioio_tk.jobs.axial import AxialShifts, axial_shifts, validate_axial_shifts
-    from bioio_tk.jobs.batch import BatchReport, batch, split
+    from bioio_tk.jobs.batch.batch import BatchReport, batch, split
     from bioio_tk.jobs.collection import convert_series
     from bioio_tk.jobs.convert import convert
     from bioio_tk.jobs.describe import FileInfo, describe
@@ -32,7 +32,7 @@ _ROOMS = {
         "axial_shifts",
         "validate_axial_shifts",
     ),
-    "jobs.batch": (
+    "jobs.batch.batch": (
         "BatchReport",
         "batch",
         "split",

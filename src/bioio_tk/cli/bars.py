@@ -14,8 +14,8 @@ if TYPE_CHECKING:
     from types import TracebackType
     from typing import Self, TextIO
 
-    from bioio_tk.jobs.batch import BatchProgress
-    from bioio_tk.jobs.batch_job import BatchEntry
+    from bioio_tk.jobs.batch.batch import BatchProgress
+    from bioio_tk.jobs.batch.job import BatchEntry
 
 _PATIENCE = 0.5  # seconds without a bar
 _PAUSE = 0.1  # seconds between two pictures of them

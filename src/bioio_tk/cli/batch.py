@@ -14,7 +14,7 @@ from bioio_tk.core.text import duration, plural, size
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from bioio_tk.jobs.batch import BatchProgress, BatchReport
+    from bioio_tk.jobs.batch.batch import BatchProgress, BatchReport
 
 _MOST_LISTED = 10
 BATCH: dict[str, dict[str, Any]] = {

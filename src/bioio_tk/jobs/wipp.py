@@ -15,8 +15,8 @@ from bioio_tk.backends import registry
 from bioio_tk.core.pattern import Pattern, has_fields, natural
 from bioio_tk.engine.pool import check_workers, cpus_available, run
 from bioio_tk.errors import BioIOError, SpecError
-from bioio_tk.jobs.batch_find import images
-from bioio_tk.jobs.batch_split import split_into
+from bioio_tk.jobs.batch.find import images
+from bioio_tk.jobs.batch.split import split_into
 from bioio_tk.reader import BioReader
 
 _LOG = logging.getLogger("bioio_tk.wipp")

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from bioio_tk.core.pattern import Pattern, natural
 from bioio_tk.errors import SpecError
-from bioio_tk.jobs.batch_job import stem
+from bioio_tk.jobs.batch.job import stem
 from bioio_tk.meta.ngff_axes import NAMES
 
 if TYPE_CHECKING:

@@ -24,7 +24,7 @@ from bioio_tk.errors import (
     TargetExistsError,
     UnsupportedError,
 )
-from bioio_tk.jobs.batch_job import BatchEntry, Job
+from bioio_tk.jobs.batch.job import BatchEntry, Job
 from bioio_tk.target import SUFFIX, FolderTarget, Target, journal_path, partial_path
 
 if TYPE_CHECKING:
@@ -63,7 +63,7 @@ def run_job(job: Job, tell: Progress | None = None) -> BatchEntry:
 
 
 def _done(job: Job, tell: Progress | None) -> BatchEntry:
-    from bioio_tk.jobs.batch_split import split_into
+    from bioio_tk.jobs.batch.split import split_into
     from bioio_tk.jobs.collection import convert_series
     from bioio_tk.jobs.convert import convert
 

@@ -18,11 +18,11 @@ from bioio_tk.core.location import Url, locate
 from bioio_tk.engine import processes as engine
 from bioio_tk.engine.pool import check_workers
 from bioio_tk.errors import SpecError
-from bioio_tk.jobs import batch_run
-from bioio_tk.jobs.batch_job import SPLIT_FIELDS, BatchEntry, Job
-from bioio_tk.jobs.batch_plan import Layout, axes_of, depth_of, plan
-from bioio_tk.jobs.batch_split import split_into
-from bioio_tk.jobs.batch_table import SUFFIXES
+from bioio_tk.jobs.batch import run as batch_run
+from bioio_tk.jobs.batch.job import SPLIT_FIELDS, BatchEntry, Job
+from bioio_tk.jobs.batch.plan import Layout, axes_of, depth_of, plan
+from bioio_tk.jobs.batch.split import split_into
+from bioio_tk.jobs.batch.table import SUFFIXES
 from bioio_tk.jobs.convert import convert, options_of
 from bioio_tk.jobs.options import check_memory
 

@@ -13,7 +13,7 @@ from bioio_tk.core.location import Url, locate
 from bioio_tk.engine.pool import check_workers, run
 from bioio_tk.errors import SpecError, TargetExistsError
 from bioio_tk.inputs.open import open_input
-from bioio_tk.jobs.batch_job import SPLIT_FIELDS, fields_of, fill_in
+from bioio_tk.jobs.batch.job import SPLIT_FIELDS, fields_of, fill_in
 from bioio_tk.jobs.convert import convert_image, options_of
 from bioio_tk.jobs.options import Options
 from bioio_tk.jobs.select import chosen

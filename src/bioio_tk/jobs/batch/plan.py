@@ -13,10 +13,10 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from bioio_tk.backends import registry
 from bioio_tk.core.location import Location, Url, locate
 from bioio_tk.errors import SpecError
-from bioio_tk.jobs import batch_find
-from bioio_tk.jobs.batch_groups import groups
-from bioio_tk.jobs.batch_job import SPLIT_FIELDS, Job, fields_of, fill_in, stem
-from bioio_tk.jobs.batch_table import SUFFIXES, read_table
+from bioio_tk.jobs.batch import find as batch_find
+from bioio_tk.jobs.batch.groups import groups
+from bioio_tk.jobs.batch.job import SPLIT_FIELDS, Job, fields_of, fill_in, stem
+from bioio_tk.jobs.batch.table import SUFFIXES, read_table
 
 if TYPE_CHECKING:
     import inspect
