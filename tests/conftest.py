@@ -38,14 +38,17 @@ def pytest_configure(config):
     """
     if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
+    folder = tempfile.TemporaryDirectory(prefix="bioio_tk-tests-")
+    config.add_cleanup(folder.cleanup)
+    home = Path(os.environ.get("XDG_CACHE_HOME") or os.environ.get("HOME", "/none") + "/.cache")
+    if not os.access(home if home.exists() else home.parent, os.W_OK):
+        os.environ["XDG_CACHE_HOME"] = folder.name  # itkwasm is not imported without one
     try:
         jar = _java_home.find_jar()
     except BackendMissingError:
         return
     os.environ["BIOIO_TK_BIOFORMATS_JAR"] = str(jar.path)
-    folder = tempfile.TemporaryDirectory(prefix="bioio_tk-tests-")
     os.environ["BIOIO_TK_CACHE"] = folder.name
-    config.add_cleanup(folder.cleanup)
 
 
 @pytest.fixture(scope="session")

@@ -583,7 +583,8 @@ def test_after_a_restart_of_the_machine_only_what_was_on_the_disk_counts(runner)
     write_lines(runner.journal, [head, *rest[: len(rest) * 3 // 4], synced, *rest[len(half) :]])
     found = runner()
     runner.check(found)
-    assert READS // 3 < found["reads"] < READS * 2 // 3
+    # half of the lines, which are of 1 to 3 planes; 3/4 if the mark did not count, else all
+    assert READS // 3 < found["reads"] < READS * 5 // 6
 
 
 def test_after_a_restart_nothing_counts_that_may_not_be_on_the_disk(runner):
