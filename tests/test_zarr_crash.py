@@ -319,8 +319,11 @@ NOBODY = """
     for more in ({}, {"group": "labels/a"}):
         with BioWriter(warm + "/a.ome.zarr", shape=(8, 8), dtype="u1", **more) as bw:
             bw[...] = 1
-    with BioReader(warm + "/a.ome.zarr") as br:
-        br[:]
+    with BioWriter(warm + "/b.ome.zarr", shape=(8, 8), dtype="u2") as bw:  # of another codec
+        bw[...] = 1
+    for name in ("/a.ome.zarr", "/b.ome.zarr"):
+        with BioReader(warm + name) as br:
+            br[:]
     with BioWriter(warm + "/a.ome.zarr", shape=(8, 8), dtype="u1", overwrite=True) as bw:
         bw[...] = 1
     shutil.rmtree(warm)
