@@ -28,6 +28,7 @@ from bioio_tk.engine.resample import area_mean
 from bioio_tk.errors import RegionError, SpecError, TargetExistsError, UnknownFormatError
 from bioio_tk.jobs.bar import Progress
 from bioio_tk.jobs.legend import add_legend, lettering
+from tests.command import run
 
 NAMES = (
     "info",
@@ -42,20 +43,6 @@ NAMES = (
     "demo",
 )
 ENV = os.environ | {"PYTHONPATH": os.pathsep.join(p for p in sys.path if p)}
-
-
-def run(*words, code=0):
-    """Run the command in this process; return what it printed to stdout and stderr."""
-    out, err = io.StringIO(), io.StringIO()
-    old = sys.stdout, sys.stderr
-    sys.stdout, sys.stderr = out, err
-    try:
-        with pytest.raises(SystemExit) as end:
-            cli.main([str(word) for word in words])
-    finally:
-        sys.stdout, sys.stderr = old
-    assert end.value.code == code, (end.value.code, out.getvalue(), err.getvalue())
-    return out.getvalue(), err.getvalue()
 
 
 def child(*words):

@@ -171,14 +171,19 @@ def test_the_attributes_of_calcium_imaging_are_understood(tmp_path):
         assert br.original_metadata["note"] == "x"
 
 
-def test_a_broken_chunk_is_named(tmp_path):
-    pixels = np.random.default_rng(2).integers(0, 4000, (2, 200, 200)).astype("u2")
-    path = make(tmp_path / "a.h5", mov=(pixels, {"chunks": (1, 200, 200), "compression": "gzip"}))
+def break_second_chunk(path):
+    """Put zeros into the middle of a compressed chunk."""
     with h5py.File(path) as file:
         place = file["mov"].id.get_chunk_info_by_coord((1, 0, 0))
     data = bytearray(path.read_bytes())
     data[place.byte_offset + 900 : place.byte_offset + 960] = bytes(60)
     path.write_bytes(data)
+
+
+def test_a_broken_chunk_is_named(tmp_path):
+    pixels = np.random.default_rng(2).integers(0, 4000, (2, 200, 200)).astype("u2")
+    path = make(tmp_path / "a.h5", mov=(pixels, {"chunks": (1, 200, 200), "compression": "gzip"}))
+    break_second_chunk(path)
     with BioReader(path) as br:
         np.testing.assert_array_equal(br[..., 0], pixels[0])
         with pytest.raises(DamagedFileError, match=r"chunk at \(1, 0, 0\) of 'mov' .* is broken"):
@@ -188,11 +193,7 @@ def test_a_broken_chunk_is_named(tmp_path):
 def test_a_small_chunk_that_is_broken_is_no_compression_that_is_missing(tmp_path):
     pixels = np.random.default_rng(2).integers(0, 4000, (2, 64, 64)).astype("u2")
     path = make(tmp_path / "a.h5", mov=(pixels, {"chunks": (1, 64, 64), "compression": "gzip"}))
-    with h5py.File(path) as file:
-        place = file["mov"].id.get_chunk_info_by_coord((1, 0, 0))
-    data = bytearray(path.read_bytes())
-    data[place.byte_offset + 900 : place.byte_offset + 960] = bytes(60)
-    path.write_bytes(data)
+    break_second_chunk(path)
     with BioReader(path) as br:
         np.testing.assert_array_equal(br[..., 0], pixels[0])
         with pytest.raises(DamagedFileError, match=r"at \(1, 0, 0\) of 'mov' in .* cannot be read"):

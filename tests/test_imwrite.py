@@ -1,8 +1,6 @@
 """imwrite and convert: every argument through the functions and through the command line."""
 
-import io
 import json
-import sys
 
 import h5py
 import numpy as np
@@ -11,8 +9,8 @@ import tifffile
 import zarr
 
 from bioio_tk import convert, imwrite
-from bioio_tk.cli import main as cli
 from bioio_tk.errors import PixelTypeError, RegionError, SpecError, TargetExistsError
+from tests.command import run
 
 T, C, Z, Y, X = 4, 3, 5, 40, 48
 IMAGE = (np.arange(T * C * Z * Y * X, dtype=np.uint32).reshape(T, C, Z, Y, X) % 65521).astype("u2")
@@ -39,20 +37,6 @@ def source(tmp_path_factory):
         },
     )
     return path
-
-
-def run(*words, code=0):
-    """Run the command in this process; return what it printed to stdout and stderr."""
-    out, err = io.StringIO(), io.StringIO()
-    old = sys.stdout, sys.stderr
-    sys.stdout, sys.stderr = out, err
-    try:
-        with pytest.raises(SystemExit) as end:
-            cli.main([str(word) for word in words])
-    finally:
-        sys.stdout, sys.stderr = old
-    assert end.value.code == code, (end.value.code, out.getvalue(), err.getvalue())
-    return out.getvalue(), err.getvalue()
 
 
 def pixels(path):

@@ -129,7 +129,7 @@ class _Side:
 
     def _one(self, key: Any, job: Any) -> Event:
         """Do a job; in a thread of ours."""
-        raise NotImplementedError
+        raise NotImplementedError  # processes and threads each have one
 
     def _end(self) -> None:
         """Interrupt what is in work."""
