@@ -15,6 +15,8 @@
   x ClosedError(ValueError)              used after close()
   x TargetExistsError(FileExistsError)   the file to write is already there
   x TargetBusyError(OSError)             another writer is at work on the same file
+  x StreamError(OSError)                 a frame could not be stored; says how many are safe
+  x OverrunError(BufferError)            frames come faster than they are stored, and may not wait
 
 `BioIOWarning` is the category of what it warns of.
 
@@ -97,6 +99,22 @@ class TargetExistsError(BioIOError, FileExistsError):
 
 class TargetBusyError(BioIOError, OSError):
     """Another writer is at work on the same file."""
+
+
+class StreamError(BioIOError, OSError):
+    """A frame of a stream could not be stored; nothing after it is.
+
+    Attributes
+    ----------
+    frames_safe : int
+        So many frames, the first ones, are in the file.
+    """
+
+    frames_safe: int = 0
+
+
+class OverrunError(BioIOError, BufferError):
+    """Frames come faster than they are stored, and this one was not taken."""
 
 
 class BioIOWarning(UserWarning):

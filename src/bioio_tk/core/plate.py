@@ -87,6 +87,10 @@ class Plate:
         fields = (field for well in self.wells for field in well.fields)
         return tuple(n if f.series is None else f.series for n, f in enumerate(fields))
 
+    def core(self) -> Plate:
+        """Return itself, as the plate of a stream's settings returns one like it."""
+        return self
+
     def series(self, row: str, column: str, field: int = 0) -> int:
         """Return the number of the image (the series) of a field.
 
