@@ -177,6 +177,7 @@ def yxzct(
     ----------
     axes : sequence of Axis or None
         The axes NGFF gives, by name first, then by type: space axes are Z, Y, X, in this order.
+        One of a type of its own (cameras, angles) is C where there are no channels.
     ndim : int
         Axes of the array.
     dims : str or None
@@ -214,7 +215,7 @@ def yxzct(
                 f"the metadata names {len(axes)} axes ({names}), the array has {ndim}; "
                 "dims= can tell what they are"
             )
-        return _by_name(axes, shape, said)
+        return _by_name(axes, shape, said, ngff=True)
     known = [NAMES.get(name.lower()) if name else None for name in dimension_names or ()]
     if dimension_names and len(known) == ndim and any(known):
         return _by_name([Axis(name or "") for name in dimension_names], shape, said)
@@ -292,7 +293,9 @@ def _usual(ndim: int, said: list[str]) -> Sequence[str | None]:
     return usual
 
 
-def _by_name(axes: Sequence[Axis], shape: Sequence[int] | None, said: list[str]) -> AxisOrder:
+def _by_name(
+    axes: Sequence[Axis], shape: Sequence[int] | None, said: list[str], *, ngff: bool = False
+) -> AxisOrder:
     found: list[str | None] = [None] * len(axes)
     _fill(found, [axis.name.lower() if axis.name.lower() in LETTERS else "" for axis in axes])
     _fill(found, [NAMES.get(axis.name.lower(), "") for axis in axes])
@@ -302,10 +305,24 @@ def _by_name(axes: Sequence[Axis], shape: Sequence[int] | None, said: list[str])
             if free and found[i] is None and axes[i].type == kind:
                 found[i] = free.pop(0)
                 said.append(f"axis {axes[i].name!r} ({kind}) is taken as {found[i]}".rstrip())
-    for i, axis in enumerate(axes):
-        if found[i] is None:
-            _leave_out(axis, shape[i] if shape is not None else None, said)
+    unknown = [i for i, letter in enumerate(found) if letter is None]
+    long = [i for i in unknown if shape is None or shape[i] != 1]
+    for i in unknown:
+        if ngff and long == [i] and _stands_for_channels(axes[i], found):
+            found[i] = "c"
+            said.append(f"axis {axes[i].name!r} (type {axes[i].type}) is taken as C")
+        else:
+            _leave_out(axes[i], shape[i] if shape is not None else None, said)
     return _order(found)
+
+
+def _stands_for_channels(axis: Axis, found: Sequence[str | None]) -> bool:
+    """Return whether an axis of a kind of its own is where NGFF would have the channels.
+
+    Of 2 to 5 axes, 2 or 3 are of space, one may be of time, and one more "channel" or a custom or
+    null type: cameras, angles. It is never one of space, so never a Z.
+    """
+    return axis.type not in AXIS_KINDS.values() and "c" not in found and {"y", "x"} <= {*found}
 
 
 def _fill(found: list[str | None], letters: Sequence[str]) -> None:

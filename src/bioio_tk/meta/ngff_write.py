@@ -6,7 +6,7 @@ import math
 import re
 from dataclasses import replace
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
@@ -18,6 +18,7 @@ from bioio_tk.meta.ngff_axes import AXIS_KINDS, unit_word
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
+    from bioio_tk.core.acquisition import StoredAxis
     from bioio_tk.core.plate import Plate, Well
 
 WRITABLE_VERSIONS = ("0.4", "0.5")
@@ -43,6 +44,7 @@ def image_attributes(
     paths: Sequence[str],
     method: str,
     windows: Sequence[tuple[float, float, float, float] | None] | None = None,
+    stored: Sequence[StoredAxis] | None = None,
 ) -> dict[str, Any]:
     """Return the attributes of the group of an image.
 
@@ -63,6 +65,10 @@ def image_attributes(
         as a translation.
     windows : sequence of (min, max, start, end) or None
         Range and shown range of each channel; without, those of the pixel type.
+    stored : sequence of StoredAxis, optional
+        The axes of the arrays, with names, kinds, units, sizes and translations of their own,
+        in place of `axes` and of what `spec` says of these. NGFF asks for time first and space
+        last; any other order is taken too, and is for the caller to warn of.
 
     Raises
     ------
@@ -73,11 +79,19 @@ def image_attributes(
     -----
     https://ngff.openmicroscopy.org/0.5/#multiscale-md and #omero-md.
     """
-    _check(version, axes, spec)
-    image = _multiscale(spec, axes, paths, method)
+    if stored is None:
+        _check(version, axes, spec)
+        described = [_axis(spec, letter) for letter in axes]
+    else:
+        _check_stored(version, stored, spec)
+        described = [_own_axis(axis) for axis in stored]
+    document: dict[str, Any] = {"multiscales": [_multiscale(spec, described, paths, method)]}
     if version == "0.4":
-        image["version"] = version
-    return _wrapped({"multiscales": [image], "omero": _omero(spec, windows)}, version)
+        document["multiscales"][0]["version"] = version
+    # Cameras, or what else is stored in place of channels, are no channels.
+    if all(axis.letter != "c" or axis.document["type"] == "channel" for axis in described):
+        document["omero"] = _omero(spec, windows)
+    return _wrapped(document, version)
 
 
 def label_attributes(
@@ -107,7 +121,7 @@ def label_attributes(
     _check(version, axes, spec)
     if spec.dtype.kind not in "iub":
         raise SpecError(f"labels are whole numbers, and these pixels are {spec.dtype}")
-    image = _multiscale(spec, axes, paths, method)
+    image = _multiscale(spec, [_axis(spec, letter) for letter in axes], paths, method)
     label: dict[str, Any] = {}
     if version == "0.4":
         image["version"] = label["version"] = version
@@ -207,21 +221,29 @@ def _wrapped(document: dict[str, Any], version: str) -> dict[str, Any]:
     return {"ome": {"version": version, **document}} if version == "0.5" else document
 
 
-def _multiscale(spec: ImageSpec, axes: str, paths: Sequence[str], method: str) -> dict[str, Any]:
+class _Axis(NamedTuple):
+    """One axis of the arrays: its letter of "yxzct", what is written of it, and its numbers."""
+
+    letter: str
+    document: dict[str, str]
+    scale: float
+    shift: float
+
+
+def _multiscale(
+    spec: ImageSpec, axes: Sequence[_Axis], paths: Sequence[str], method: str
+) -> dict[str, Any]:
     if len(paths) != len(spec.levels):
         raise SpecError(f"{len(paths)} paths for {len(spec.levels)} levels")
-    sizes = {letter: _size(spec, letter) for letter in axes}
-    units = {letter: unit for letter, (_, unit) in sizes.items()}
-    moved = {letter: _position(spec, letter, units[letter]) for letter in axes}
-    image: dict[str, Any] = {"name": spec.name, "axes": [_axis(k, units[k]) for k in axes]}
+    image: dict[str, Any] = {"name": spec.name, "axes": [axis.document for axis in axes]}
     image["datasets"] = []
     for level, path in enumerate(paths):
         factor = _factors(spec, level)
-        scale = [sizes[k][0] * factor.get(k, 1.0) for k in axes]
-        shift = [
-            moved[k][0] + (sizes[k][0] * (factor.get(k, 1.0) - 1) / 2 if method != "nearest" else 0)
-            for k in axes
-        ]
+        scale = [axis.scale * factor.get(axis.letter, 1.0) for axis in axes]
+        shift = [axis.shift for axis in axes]
+        if method != "nearest":
+            larger = [factor.get(axis.letter, 1.0) - 1 for axis in axes]
+            shift = [s + a.scale * f / 2 for s, a, f in zip(shift, axes, larger, strict=True)]
         steps: list[dict[str, Any]] = [{"type": "scale", "scale": scale}]
         if any(shift):
             steps.append({"type": "translation", "translation": shift})
@@ -237,9 +259,21 @@ def _most_fields(plate: Plate, run: int) -> dict[str, int]:
     return {"maximumfieldcount": count} if count else {}
 
 
-def _axis(letter: str, unit: str | None) -> dict[str, str]:
-    axis = {"name": letter, "type": AXIS_KINDS[letter]}
-    return {**axis, "unit": unit} if unit else axis
+def _axis(spec: ImageSpec, letter: str) -> _Axis:
+    scale, unit = _size(spec, letter)
+    document = {"name": letter, "type": AXIS_KINDS[letter]}
+    if unit:
+        document["unit"] = unit
+    return _Axis(letter, document, scale, _position(spec, letter, unit)[0])
+
+
+def _own_axis(axis: StoredAxis) -> _Axis:
+    document = {"name": axis.name, "type": axis.kind}
+    # With a unit, the scale of 1 that stands for none would be a size.
+    if axis.unit and not (axis.scale is None and axis.translation is None):
+        document["unit"] = axis.unit
+    scale = 1.0 if axis.scale is None else float(axis.scale)
+    return _Axis(axis.letter.lower(), document, scale, float(axis.translation or 0))
 
 
 def _factors(spec: ImageSpec, level: int) -> dict[str, float]:
@@ -338,6 +372,22 @@ def _check(version: str, axes: str, spec: ImageSpec) -> None:
     for letter, size in zip("zct", spec.shape[2:], strict=True):
         if letter not in axes and size > 1:
             raise SpecError(f"axes {axes!r}: the image has {size} {letter.upper()}")
+
+
+def _check_stored(version: str, stored: Sequence[StoredAxis], spec: ImageSpec) -> None:
+    _check_version(version)
+    shown = ", ".join(f"{axis.name} ({axis.letter})" for axis in stored)
+    letters = [axis.letter for axis in stored]
+    if letters[-2:] != ["Y", "X"] or len(set(letters)) < len(letters):
+        raise SpecError(f"axes {shown}: Y and X are the last two, and each letter is there once")
+    if len({axis.name for axis in stored}) < len(stored):
+        raise SpecError(f"axes {shown}: two of them have the same name")
+    for letter, size in zip("ZCT", spec.shape[2:], strict=True):
+        if letter not in letters and size > 1:
+            raise SpecError(f"axes {shown}: the image has {size} {letter}")
+    for axis in stored:
+        if not all(math.isfinite(v) for v in (axis.scale, axis.translation) if v is not None):
+            raise SpecError(f"axis {axis.name}: its scale and translation are to be finite numbers")
 
 
 def _check_version(version: str) -> None:

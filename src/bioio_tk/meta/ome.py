@@ -33,7 +33,8 @@ ORDERS = ("XYZCT", "XYZTC", "XYCTZ", "XYCZT", "XYTCZ", "XYTZC")
 # gets nothing misaligned and one that converts loses nothing below 2**53, where "int32" would
 # tear every pixel in two. The true type is in the file's own tags and in our annotation.
 # bool has the name "bit", but files hold it as bytes of 0 and 1, which every reader gets right.
-_NEAREST = {"bool": "uint8", "float16": "float", "int64": "double", "uint64": "double"}
+NEAREST = {"bool": "uint8", "float16": "float", "int64": "double", "uint64": "double"}
+"""What stands in Type for the NumPy types OME does not know, by NumPy's name."""
 
 
 # -- what a document says -------------------------------------------------------------------------
@@ -300,7 +301,7 @@ def _image(found: _Found, index: int, scan: _Scan, notes: list[str]) -> OmeImage
         physical_size=PhysicalSize(*lengths),
         time_increment=_quantity(pixels, "TimeIncrement", "s", time_unit, where, notes),
         tiff_data=tuple(_tiff_data(d) for d in found.tiff_data),
-        stored_dtype=stored[0] if stored and stored[0] in _NEAREST else None,
+        stored_dtype=stored[0] if stored and stored[0] in NEAREST else None,
         position=PhysicalSize(*(_coordinate(found.origin, axis) for axis in "XYZ")),
     )
 
@@ -685,7 +686,7 @@ def _set_pixels(element: ET.Element, spec: ImageSpec, index: int, ifd: int | Non
     pixels = element.find(_tag("Pixels"))
     if pixels is None:
         pixels = ET.SubElement(element, _tag("Pixels"))
-    type_ = _NEAREST.get(spec.dtype.name) or ome_type(spec.dtype)
+    type_ = NEAREST.get(spec.dtype.name) or ome_type(spec.dtype)
     if type_ is None:
         raise SpecError(f"OME-XML has no pixel type for {spec.dtype}")
     bits = _significant_bits(pixels, type_, spec)
@@ -830,7 +831,7 @@ def _drop_pixel_types(root: ET.Element) -> None:
 
 def _note_pixel_types(root: ET.Element, images: Sequence[ImageSpec]) -> None:
     """Annotate the images whose type OME has no name for, one annotation for each type."""
-    names = sorted({s.dtype.name for s in images if s.dtype.name in _NEAREST})
+    names = sorted({s.dtype.name for s in images if s.dtype.name in NEAREST})
     if not names:
         return
     block = root.find(_tag("StructuredAnnotations"))
