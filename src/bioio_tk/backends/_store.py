@@ -24,6 +24,9 @@ if TYPE_CHECKING:
 SHARED_MARK = "processes.0-0.part"
 """A file in an unfinished image that several processes write; gone when it is finished."""
 
+_MOST_KNOWN = 1 << 14
+"""Folders that a store remembers to have made."""
+
 MARKS = "processes."
 """What the names of that file, and of others that say what the processes have done, begin with."""
 
@@ -226,6 +229,8 @@ class FolderStore:
         else:
             os.makedirs(folder, exist_ok=True)  # noqa: PTH103
         with self._known_lock:
+            if len(self._known) >= _MOST_KNOWN:  # an acquisition makes folders for days
+                self._known.clear()
             self._known.add(folder)
 
     def _forget(self) -> None:

@@ -27,11 +27,13 @@ NEW_SUBFILE_TYPE, IMAGE_WIDTH, IMAGE_LENGTH, BITS_PER_SAMPLE = 254, 256, 257, 25
 COMPRESSION, PHOTOMETRIC, IMAGE_DESCRIPTION, SAMPLES_PER_PIXEL = 259, 262, 270, 277
 X_RESOLUTION, Y_RESOLUTION, PLANAR_CONFIG, RESOLUTION_UNIT, SOFTWARE = 282, 283, 284, 296, 305
 PREDICTOR, TILE_WIDTH, TILE_LENGTH, TILE_OFFSETS, TILE_BYTE_COUNTS = 317, 322, 323, 324, 325
+STRIP_OFFSETS, ROWS_PER_STRIP, STRIP_BYTE_COUNTS = 273, 278, 279
 SUB_IFDS, EXTRA_SAMPLES, SAMPLE_FORMAT, YCBCR_SUB_SAMPLING = 330, 338, 339, 530
 REFERENCE_BLACK_WHITE, LERC_PARAMETERS = 532, 50674
 
 _ASCII, _SHORT, _LONG, _RATIONAL, _IFD, _LONG8, _IFD8 = 2, 3, 4, 5, 13, 16, 18
 _LONGS = {NEW_SUBFILE_TYPE, IMAGE_WIDTH, IMAGE_LENGTH, TILE_WIDTH, TILE_LENGTH, LERC_PARAMETERS}
+_LONGS |= {ROWS_PER_STRIP}
 _RATIONALS = {X_RESOLUTION, Y_RESOLUTION, REFERENCE_BLACK_WHITE}
 _COUNT_WIDTH = 4  # byte counts are LONG in BigTIFF too: no tile comes near 4 GB
 
@@ -43,12 +45,21 @@ class Page(NamedTuple):
     """One resolution of every plane of an image: its tags and its tiles.
 
     Tiles not stored yet have no offset, or, with `blank`, share a piece of so many zeros.
+    With `strips` the tiles are strips.
     """
 
     tags: Tags
     down: int  # tiles along Y
     across: int  # tiles along X
     blank: int = 0
+    strips: bool = False
+
+    @property
+    def where(self) -> tuple[int, int]:
+        """The tags that say where its tiles are, and how long."""
+        return (
+            (STRIP_OFFSETS, STRIP_BYTE_COUNTS) if self.strips else (TILE_OFFSETS, TILE_BYTE_COUNTS)
+        )
 
 
 class Entry(NamedTuple):
@@ -246,12 +257,82 @@ def head_size(images: Sequence[tuple[int, Sequence[Page]]], text: int) -> int:
     return total
 
 
-def _ifds(pages: Sequence[Page], flavour: _Flavour) -> list[_Ifd]:
-    """Lay out the IFDs of one plane, as if they lay at the start of the file."""
+class Slots(NamedTuple):
+    """Where the offsets and the byte counts of the tiles of one resolution stand."""
+
+    tiles: int
+    offsets: int
+    counts: int
+
+
+class Stamp(NamedTuple):
+    """The IFDs of one plane of a BigTIFF with their tile tables right behind them.
+
+    Wherever it is put down, at a multiple of 16, the pointers in it have to be filled in.
+
+    Attributes
+    ----------
+    data : bytes
+        As it is with all of them 0.
+    start : int
+        Where the IFD of the full resolution begins.
+    next : int
+        The field for the next IFD. It never lies across the border of two pages of the system,
+        so it is written as a whole or not at all.
+    moves : tuple of (int, int)
+        Field, and what it points to, both counted from the start of the data.
+    slots : tuple of Slots
+        The tile tables, by level.
+    texts : tuple of int
+        Where the count of a text stands; its offset follows it.
+    """
+
+    data: bytes
+    start: int
+    next: int
+    moves: tuple[tuple[int, int], ...]
+    slots: tuple[Slots, ...]
+    texts: tuple[int, ...]
+
+
+def stamp(pages: Sequence[Page], texts: tuple[int, ...] = ()) -> Stamp:
+    """Return the IFDs of one plane, the main one with entries for some texts."""
+    tables = 2 + (len(pages) > 1)  # offsets, byte counts, SubIFDs
+    entries = len(pages[0].tags) + tables + len(texts)
+    start = _BIG.entry_size * entries % 8
+    ifds = _ifds(pages, _BIG, start, texts)
+    data = bytearray(start) + b"".join(ifd.data for ifd in ifds)
+    moves = [move for ifd in ifds for move in ifd.moves]
+    slots = []
+    for page, ifd in zip(pages, ifds, strict=True):
+        tiles = page.down * page.across
+        at = []
+        for tag, width in zip(page.where, (_BIG.width, _COUNT_WIDTH), strict=True):
+            at.append(ifd.places[tag])
+            if tiles * width > _BIG.width:
+                data += bytes(-len(data) % 8)
+                moves.append((ifd.places[tag], len(data)))
+                at[-1] = len(data)
+                data += bytes(tiles * width)
+        slots.append(Slots(tiles, *at))
+    data += bytes(-len(data) % ALIGN)
+    counts = tuple(ifds[0].places[tag] - _BIG.width for tag in texts)
+    return Stamp(bytes(data), start, ifds[0].next, tuple(moves), tuple(slots), counts)
+
+
+def header(first: int) -> bytes:
+    """Return the first bytes of a BigTIFF whose first IFD is at `first`."""
+    return _BIG.header[:8] + first.to_bytes(_BIG.width, "little")
+
+
+def _ifds(
+    pages: Sequence[Page], flavour: _Flavour, start: int = 0, texts: tuple[int, ...] = ()
+) -> list[_Ifd]:
+    """Lay out the IFDs of one plane, as if `start` bytes lay before them in the file."""
     ifds: list[_Ifd] = []
-    start = 0
     for level, page in enumerate(pages):
-        ifds.append(_ifd(page, start, 0 if level else len(pages) - 1, flavour))
+        children = 0 if level else len(pages) - 1
+        ifds.append(_ifd(page, start, children, flavour, () if level else texts))
         start += len(ifds[-1].data)
     return [_join(ifds, flavour), *ifds[1:]]
 
@@ -268,11 +349,15 @@ def _join(ifds: list[_Ifd], flavour: _Flavour) -> _Ifd:
     return main
 
 
-def _ifd(page: Page, start: int, children: int, flavour: _Flavour) -> _Ifd:
+def _ifd(
+    page: Page, start: int, children: int, flavour: _Flavour, texts: tuple[int, ...] = ()
+) -> _Ifd:
     tiles = page.down * page.across
     values = {tag: _value(tag, numbers) for tag, numbers in page.tags.items()}
-    values[TILE_OFFSETS] = _Value(flavour.long, tiles, tiles * flavour.width, b"")
-    values[TILE_BYTE_COUNTS] = _Value(_LONG, tiles, tiles * _COUNT_WIDTH, b"")
+    offsets, counts = page.where
+    values[offsets] = _Value(flavour.long, tiles, tiles * flavour.width, b"")
+    values[counts] = _Value(_LONG, tiles, tiles * _COUNT_WIDTH, b"")
+    values.update((tag, _Value(_ASCII, 0, 0, b"")) for tag in texts)
     if children:
         size = children * flavour.width
         values[SUB_IFDS] = _Value(flavour.ifd, children, size, bytes(size))

@@ -55,6 +55,7 @@ class FileSet:
     def __init__(self, path: Location, storage_options: dict[str, Any] | None = None) -> None:
         self.folder = path.parent
         self.name = path.name if isinstance(path, Path) else _plain_name(path)
+        self.speaker = self.name  # the TIFF whose document it is, by which "this file" is meant
         self.notes: list[str] = []
         self._storage_options = storage_options
         self._handles: dict[str, TiffHandle] = {}
@@ -169,7 +170,10 @@ class FileSet:
                 "says of itself"
             )
             return None
-        return self._document(name)
+        found = self._document(name)
+        if name in self._handles:
+            self.speaker = name
+        return found
 
     def _document(self, name: str) -> str | None:
         if name in self._handles:
@@ -266,7 +270,7 @@ class _Names:
         return self._found[key]
 
     def _look(self, uuid: str | None, name: str | None) -> str | None:
-        own = None if self._files.only_xml else self._files.name
+        own = None if self._files.only_xml else self._files.speaker
         if name is None or name == own or (uuid is not None and uuid == self._root and own):
             if own is None:
                 raise UnsupportedError(
@@ -363,7 +367,7 @@ def _spec(image: OmeImage, layers: tuple[Layer, ...], samples: int, channels: in
     described = (described + [Channel()] * count)[:count]
     dtype = layers[0].recipe.dtype
     if dtype == np.uint8 and image.stored_dtype == "bool":
-        dtype = np.dtype(bool)  # we store it as bytes of 0 and 1
+        dtype = np.dtype(bool)  # see _compare
     return ImageSpec(
         dtype=dtype,
         levels=tuple(layer.level for layer in layers),
@@ -387,9 +391,10 @@ def _first_page(image: OmeImage, resolve: _Names, files: FileSet, after: int) ->
         )
     if files.only_xml:
         raise UnsupportedError(f"{str(files.path)!r} names no TIFF; only OME-TIFF can be read here")
-    if after >= len(files.own.chain):
+    handle = files.handle(files.speaker)
+    if after >= len(handle.chain):
         raise FormatError(f"it has no TiffData, and image {image.name!r} finds no page left")
-    return files.own.page(after)
+    return handle.page(after)
 
 
 def _compare(recipe: Recipe, image: OmeImage, notes: list[str]) -> None:
@@ -400,6 +405,8 @@ def _compare(recipe: Recipe, image: OmeImage, notes: list[str]) -> None:
             f"{recipe.width} x {recipe.length}: the TIFF is right"
         )
     claimed = image.stored_dtype or from_ome_type(image.type)
+    if claimed == "bool" and recipe.dtype == np.uint8:
+        return  # we store it as bytes of 0 and 1
     if (
         claimed is not None
         and claimed != recipe.dtype
@@ -451,8 +458,8 @@ def _map(
     """Find the file and IFD of every plane; return the first IFD behind them."""
     where = planes.where
     if not image.tiff_data:
-        own = planes.files.name
-        available = len(planes.files.own.chain) - after
+        own = planes.files.speaker
+        available = len(planes.files.handle(own).chain) - after
         where.update((n, (own, after + n)) for n in range(min(total, available)))
         notes.append("the OME-XML has no TiffData: planes are taken in the order of the file")
         return after + len(where)

@@ -434,6 +434,8 @@ def write_meta_v3(
     codecs: list[Document],
     dimension_names: Sequence[str | None] | None = None,
     attributes: Mapping[str, Any] | None = None,
+    *,
+    live: bool = False,
 ) -> bytes:
     """Return the ``zarr.json`` of an array filled with 0.
 
@@ -451,16 +453,20 @@ def write_meta_v3(
         Names of the axes.
     attributes : mapping, optional
         Anything that is JSON.
+    live : bool
+        The table of a shard is at its start and has no checksum, so that one chunk is entered by
+        one small write; else it is at the end and has one, which every program reads.
     """
     outer = chunks
     if shards is not None:
         outer = shards
-        index = [{"name": "bytes", "configuration": {"endian": "little"}}, {"name": "crc32c"}]
+        index = [{"name": "bytes", "configuration": {"endian": "little"}}]
+        index += [] if live else [{"name": "crc32c"}]
         config = {
             "chunk_shape": [int(n) for n in chunks],
             "codecs": codecs,
             "index_codecs": index,
-            "index_location": "end",
+            "index_location": "start" if live else "end",
         }
         codecs = [{"name": "sharding_indexed", "configuration": config}]
     fill: Any = [0.0, 0.0] if dtype.kind == "c" else 0.0 if dtype.kind == "f" else 0

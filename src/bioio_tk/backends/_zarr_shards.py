@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from bioio_tk.backends._file import RandomFile
+from bioio_tk.backends._open_files import OpenFile, OpenFiles
 from bioio_tk.backends._store import FolderStore, part_number
 from bioio_tk.backends._zarr_array import EMPTY, Index, ZarrArray, parse_table, size_of
 from bioio_tk.backends._zarr_codecs import Bytes, crc32c, scratch
@@ -28,11 +28,10 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+    from bioio_tk.backends._file import RandomFile
     from bioio_tk.backends._store import Store
-    from bioio_tk.backends._zarr_meta import ArrayMeta
+    from bioio_tk.backends._zarr_meta import ArrayMeta, ShardIndex
 
-_OPEN = 64
-"""Files open at once."""
 _KNOWN = 64
 """Complete shards of which the table is kept."""
 _PIECE = 1 << 24
@@ -42,22 +41,19 @@ _WASTE = 0.25
 _counter = itertools.count()
 
 
-class _Shard:
+class _Shard(OpenFile):
     """One shard: its file and the table of its chunks.
 
     Attributes
     ----------
     lock : threading.Condition
-        Over all below but `file` and `users`, which belong to the lock of the writer; told when
-        a reader or writer is through.
+        Over all but `file` and `users`; told when a reader or writer is through.
     known : bool
         Whether there is such a shard in the store has been looked up.
     complete : bool
         It lies under its key in the store, with this table; nothing came after.
     gone : bool
         The writer has forgotten it: look it up again.
-    path : str
-        Where it grows while not complete, "" where no file was begun.
     entries : ndarray
         (chunks, 2) offsets and lengths.
     missing : ndarray of bool
@@ -74,24 +70,22 @@ class _Shard:
     """
 
     def __init__(self, missing: NDArray[np.bool_]) -> None:
+        super().__init__()  # `path` is where it grows while not complete, "" for no file yet
         self.lock = threading.Condition(threading.Lock())
         self.known = self.complete = self.gone = False
-        self.path = ""
         self.entries = np.full((missing.size, 2), EMPTY, np.uint64)
         self.missing = missing.reshape(-1)
         self.left = int(np.count_nonzero(missing))
         self.free: list[tuple[int, int]] = []
         self.end = 0
         self.readers = self.writers = 0
-        self.file: RandomFile | None = None
-        self.users = 0
 
-    def found(self, entries: NDArray[np.uint64], end: int) -> None:
-        """Take over the table of a shard that is in the store."""
+    def found(self, entries: NDArray[np.uint64], start: int, end: int) -> None:
+        """Take over the table of a shard that is in the store, its chunks from `start` on."""
         self.entries, self.end = entries, end
         self.missing[:] = False
         self.left = -1
-        at = 0
+        at = start
         for offset, length in self.live():
             if offset > at:
                 self.free.append((at, offset - at))
@@ -144,6 +138,8 @@ class ChunkWriter:
     logged : bool
         Somebody takes down where chunks lie (see `trace`), so that others can go on with shards
         that are not complete: what was stored stays where it is.
+    files : OpenFiles, optional
+        Opens the shards that grow, where several writers share the files they may have open.
     """
 
     def __init__(
@@ -155,6 +151,7 @@ class ChunkWriter:
         *,
         atomic: bool = False,
         logged: bool = False,
+        files: OpenFiles | None = None,
     ) -> None:
         self._store = store
         self.meta = meta
@@ -165,8 +162,7 @@ class ChunkWriter:
         self._scratch = scratch
         index = meta.index
         if index is not None:
-            if not (index.at_end and index.checked and index.dtype == np.dtype("<u8")):
-                raise SpecError("shards are written with a checked little-endian index at the end")
+            self._check_index(index)
             if self._folder is None and scratch is None:
                 raise SpecError("shards of a remote store need a scratch folder to grow in")
         self._counts = index.counts if index else ()
@@ -175,9 +171,13 @@ class ChunkWriter:
         """Over all below. A thread that holds it takes no lock of a shard."""
         self._shards: dict[Index, _Shard] = {}
         self._complete: OrderedDict[Index, None] = OrderedDict()
-        self._files: OrderedDict[int, _Shard] = OrderedDict()
+        self._files = OpenFiles() if files is None else files
         self._sent: set[Index] = set()
         self._closed = False
+
+    def _check_index(self, index: ShardIndex) -> None:
+        if not (index.at_end and index.checked and index.dtype == np.dtype("<u8")):
+            raise SpecError("shards are written with a checked little-endian index at the end")
 
     # --- encoding --------------------------------------------------------------------------------
 
@@ -275,7 +275,7 @@ class ChunkWriter:
         elif self._atomic:
             self._store.put(key, encoded)
         else:
-            _write_new(self._folder, self._folder.where(key), encoded)
+            write_new(self._folder, self._folder.where(key), encoded)
 
     def load(self, index: Index) -> NDArray[Any] | None:
         """Return a chunk with its full shape; None where nothing is stored, so all is fill."""
@@ -293,7 +293,7 @@ class ChunkWriter:
             if complete:
                 data = self._store.get_range(self._array.key(key), offset, length)
             else:
-                with self._open(shard) as file:
+                with self._files.use(shard) as file:
                     data = file.read(offset, length)
         finally:
             with shard.lock:
@@ -397,11 +397,10 @@ class ChunkWriter:
             self._closed = True
             shards = list(self._shards.values())
             self._shards.clear()
-            self._files.clear()
             self._complete.clear()
         for shard in shards:
             with suppress(OSError):
-                self._close_file(shard)
+                self._files.close(shard)
             if shard.path and not shard.complete and not keep:
                 with suppress(OSError):
                     Path(shard.path).unlink()
@@ -428,6 +427,7 @@ class ChunkWriter:
                 if encoded is None:
                     if shard.entries[inner, 0] != EMPTY:
                         self._begin(key, shard)
+                        self._record(shard, [inner], EMPTY, [EMPTY])
                     shard.enter(inner, EMPTY, EMPTY)
             if full:
                 self._begin(key, shard)
@@ -436,8 +436,9 @@ class ChunkWriter:
         if full:
             stored = False
             try:
-                with self._open(shard) as file:
-                    file.write_many(offset, [encoded for _, encoded in full])
+                with self._files.use(shard) as file:
+                    self._write(file, offset, [encoded for _, encoded in full])
+                self._record(shard, [inner for inner, _ in full], offset, counts)
                 stored = True
             finally:
                 with shard.lock:
@@ -451,6 +452,15 @@ class ChunkWriter:
                             offset += count
         if shard.left == 0:
             self._finish(key, only_full=True)
+
+    def _write(self, file: RandomFile, offset: int, parts: Sequence[Bytes]) -> None:
+        """Write chunks one after the other."""
+        file.write_many(offset, parts)
+
+    def _record(
+        self, shard: _Shard, inner: Sequence[int], offset: int, counts: Sequence[int]
+    ) -> None:
+        """Take down that chunks lie one after the other from `offset` on: nothing to do here."""
 
     @contextmanager
     def _held(self, key: Index) -> Iterator[_Shard]:
@@ -482,7 +492,8 @@ class ChunkWriter:
         name = self._array.key(key)
         # what a remote store has without us having sent it is not asked: it would cost a request
         asks = self._folder is not None or key in self._sent
-        raw = self._store.get_range(name, -index.nbytes, index.nbytes) if asks else None
+        place = -index.nbytes if index.at_end else 0
+        raw = self._store.get_range(name, place, index.nbytes) if asks else None
         if raw is None:
             shard.known = True
             return
@@ -490,12 +501,12 @@ class ChunkWriter:
             table = parse_table(index, raw, size_of(self._store, name))
             entries = table.entries.reshape(-1, 2)
             there = [e for e in entries.tolist() if e[0] != EMPTY]
-            end = max((offset + length for offset, length in there), default=0)
+            end = max((offset + length for offset, length in there), default=table.start)
             if end > table.stop:
                 raise DamagedFileError("a chunk lies outside of what it has")
         except DamagedFileError as exc:
             raise DamagedFileError(f"{self._store.where(name)}: {exc}") from exc
-        shard.found(entries, end)
+        shard.found(entries, table.start, end)
         with self._lock:
             self._complete[key] = None
 
@@ -548,7 +559,8 @@ class ChunkWriter:
             name = self._array.key(key)
             if shard.live():
                 self._complete_file(name, shard)
-                self._sent.add(key)
+                if self._folder is None:
+                    self._sent.add(key)
                 shard.path, shard.left, shard.complete = "", -1, True
                 with self._lock:
                     self._complete[key] = None
@@ -566,7 +578,7 @@ class ChunkWriter:
     def _drop(self, name: str, key: Index, shard: _Shard) -> None:
         """Leave nothing of a shard without chunks."""
         if shard.path:
-            self._close_file(shard)
+            self._files.close(shard)
             Path(shard.path).unlink()
             shard.path = ""
             if self._folder is not None or key in self._sent:
@@ -580,9 +592,9 @@ class ChunkWriter:
         """Put the table at the end of the file."""
         table = shard.entries.astype("<u8").tobytes()
         table += crc32c(table).to_bytes(4, "little")
-        with self._open(shard) as file:
+        with self._files.use(shard) as file:
             file.write(shard.end, table)
-        self._close_file(shard)
+        self._files.close(shard)
         os.truncate(shard.path, shard.end + len(table))
 
     def _publish(self, name: str, shard: _Shard) -> None:
@@ -598,7 +610,7 @@ class ChunkWriter:
         moved = {}
         end = 0
         try:
-            with self._open(shard) as old, open(path, "xb") as new:  # noqa: PTH123
+            with self._files.use(shard) as old, open(path, "xb") as new:  # noqa: PTH123
                 for offset, length in live:
                     data = old.read(offset, length)
                     if len(data) != length:
@@ -606,7 +618,7 @@ class ChunkWriter:
                     new.write(data)
                     moved[offset] = end
                     end += length
-            self._close_file(shard)
+            self._files.close(shard)
             if self._folder is not None and not self._atomic:
                 # its place is taken at once: the old file has no table, so nobody can miss it
                 os.replace(path, shard.path)
@@ -638,49 +650,8 @@ class ChunkWriter:
                     with self._lock:
                         self._shards.pop(key, None)
 
-    # --- files -----------------------------------------------------------------------------------
 
-    @contextmanager
-    def _open(self, shard: _Shard) -> Iterator[RandomFile]:
-        """Give the file of a growing shard, open; few are so at any time."""
-        with self._lock:
-            if shard.file is None:
-                shard.file = RandomFile(Path(shard.path), writable=True)
-            file = shard.file
-            shard.users += 1
-            self._files[id(shard)] = shard
-            self._files.move_to_end(id(shard))
-            idle = self._idle()
-        for old in idle:
-            old.close()
-        try:
-            yield file
-        finally:
-            with self._lock:
-                shard.users -= 1
-
-    def _idle(self) -> list[RandomFile]:
-        """Take files out that were not used for the longest time. The lock is held."""
-        idle = []
-        if len(self._files) > _OPEN:
-            for number, shard in list(self._files.items()):
-                if shard.users == 0 and shard.file is not None:
-                    idle.append(shard.file)
-                    shard.file = None
-                    del self._files[number]
-                    if len(self._files) <= _OPEN:
-                        break
-        return idle
-
-    def _close_file(self, shard: _Shard) -> None:
-        with self._lock:
-            file, shard.file = shard.file, None
-            self._files.pop(id(shard), None)
-        if file is not None:
-            file.close()
-
-
-def _write_new(folder: FolderStore, path: str, data: Bytes) -> None:
+def write_new(folder: FolderStore, path: str, data: Bytes) -> None:
     """Write a file in place; one that could not be written whole is removed."""
     view = memoryview(data).cast("B")
     fd = folder.create(path)

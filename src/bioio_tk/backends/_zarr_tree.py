@@ -198,17 +198,31 @@ def new_store(location: Location, storage_options: dict[str, Any]) -> Store:
     return store
 
 
-def group_documents(attributes: dict[str, Any], version: str) -> dict[str, bytes]:
-    """Return the files that make a folder a Zarr group with these attributes."""
+def put_group(
+    store: Store, path: str, attributes: dict[str, Any], version: str, *, compact: bool = False
+) -> None:
+    """Write the files that make a folder a Zarr group; see `group_documents`."""
+    for name, document in group_documents(attributes, version, compact=compact).items():
+        store.put(join(path, name), document)
+
+
+def group_documents(
+    attributes: dict[str, Any], version: str, *, compact: bool = False
+) -> dict[str, bytes]:
+    """Return the files that make a folder a Zarr group with these attributes.
+
+    With `compact` they are made several times as fast, and read less easily by people.
+    """
     if version != "0.4":
         document = {"zarr_format": 3, "node_type": "group", "attributes": attributes}
-        return {"zarr.json": to_json(document)}
+        return {"zarr.json": to_json(document, compact=compact)}
     found = {".zgroup": to_json({"zarr_format": 2})}
     if attributes:
-        found[".zattrs"] = to_json(attributes)
+        found[".zattrs"] = to_json(attributes, compact=compact)
     return found
 
 
-def to_json(document: dict[str, Any]) -> bytes:
-    """Return a document as people can read it."""
-    return json.dumps(document, indent=2, ensure_ascii=False, allow_nan=False).encode()
+def to_json(document: dict[str, Any], *, compact: bool = False) -> bytes:
+    """Return a document, unless `compact` as people can read it."""
+    indent = None if compact else 2
+    return json.dumps(document, indent=indent, ensure_ascii=False, allow_nan=False).encode()

@@ -10,6 +10,7 @@ from typing import Any, Protocol
 
 from numpy.typing import NDArray
 
+from bioio_tk.core.acquisition import AcquisitionPlan, ImageRecord
 from bioio_tk.core.location import Location
 from bioio_tk.core.plate import Plate
 from bioio_tk.core.region import Shape5, Slices5
@@ -451,4 +452,114 @@ class FolderSink(Sink, Protocol):
     @staticmethod
     def register(root: Path, group: str, *, version: str, plate: Plate | None) -> None:
         """List an image that was put into a group of `root` where readers look for it."""
+        ...
+
+
+class GrowingSink(Sink, Protocol):
+    """A Sink for one image whose planes come one after the other while others may read it.
+
+    It lies where it will stay. At every moment it is a valid image of the planes that `extend`
+    has spoken of, whatever happens to the process. ``images[0]`` has room for all that may come.
+    """
+
+    @property
+    def planes(self) -> int:
+        """How many planes `extend` has spoken of; after `GrowingStore.reopen` maybe more."""
+        ...
+
+    def store_tiles(self, tiles: Sequence[tuple[Address, Any]]) -> None:
+        """Store several encoded tiles of one level, in one piece where that is faster.
+
+        Any thread, planes in any order; a tile is stored once.
+        """
+        ...
+
+    def extend(self, planes: int) -> None:
+        """Let readers see the first `planes` planes of the order, and no more.
+
+        What was not stored of them reads as 0. Called by one thread at a time, `planes` rising.
+        """
+        ...
+
+    def settle(self, planes: int) -> None:
+        """Cut ``images`` to what `planes` planes need: no more will come."""
+        ...
+
+
+class GrowingStore(Protocol):
+    """All that one acquisition leaves, in one format: an image for each position.
+
+    Parameters
+    ----------
+    path : Path
+        Where it goes: an existing empty file, or an existing empty folder, as `is_folder` says.
+    plan : AcquisitionPlan
+        What is going to be recorded.
+    options : StoreOptions
+        How.
+    """
+
+    def __init__(self, path: Path, plan: AcquisitionPlan, options: StoreOptions) -> None: ...
+
+    @classmethod
+    def check(cls, plan: AcquisitionPlan, options: StoreOptions) -> None:
+        """Raise SpecError or UnsupportedError where __init__ or open would."""
+        ...
+
+    @staticmethod
+    def is_folder(plan: AcquisitionPlan, options: StoreOptions) -> bool:
+        """Return whether `path` is a folder."""
+        ...
+
+    @classmethod
+    def foreign(cls, path: Path, plan: AcquisitionPlan, options: StoreOptions) -> Path | None:
+        """Return something in a folder that no acquisition of this format has written, or None."""
+        ...
+
+    @staticmethod
+    def image_path(path: Path, plan: AcquisitionPlan, options: StoreOptions, position: int) -> Path:
+        """Return what to open to read the image of a position."""
+        ...
+
+    @staticmethod
+    def anchor(path: Path, plan: AcquisitionPlan, options: StoreOptions, position: int) -> Path:
+        """Return a file that is there as long as the image of an open position is."""
+        ...
+
+    @classmethod
+    def reopen(
+        cls, path: Path, plan: AcquisitionPlan, options: StoreOptions, planes: Mapping[int, int]
+    ) -> GrowingStore:
+        """Return the store that a process which is no more has left.
+
+        `planes` are the planes that are known to be there, by position; their images are open.
+        """
+        ...
+
+    def open(self, position: int) -> GrowingSink:
+        """Make the image of a position, and list it where readers look.
+
+        Of a position that is open already, also by `reopen`, return the image there is.
+        """
+        ...
+
+    def finish(
+        self, records: Sequence[ImageRecord], notes: Mapping[str, Mapping[str, Any]]
+    ) -> None:
+        """Write all metadata of the images that were opened; `notes` by their namespace.
+
+        With no records only the notes have changed; that may be said after `close`, too.
+        """
+        ...
+
+    def get_metadata(self) -> Any:
+        """Return the metadata in the terms of the format; while it runs, of what is there."""
+        ...
+
+    def update_metadata(self, metadata: Any) -> None:
+        """Replace metadata that `get_metadata` has returned."""
+        ...
+
+    def close(self) -> None:
+        """Release all files. Safe to call twice; without finish() images stay as `extend` left."""
         ...

@@ -23,7 +23,7 @@ from bioio_tk.errors import (
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
 
-    from bioio_tk.backends.base import OpenOptions, Sink, Source, Started
+    from bioio_tk.backends.base import GrowingStore, OpenOptions, Sink, Source, Started
     from bioio_tk.core.location import Location
 
 
@@ -127,6 +127,13 @@ class Choice:
 
 
 # One row per backend, tried top to bottom.
+STREAMS = {
+    "tiff": "bioio_tk.backends.tiff_stream:TiffStore",
+    "zarr": "bioio_tk.backends.zarr_stream:ZarrStore",
+    "scratch": "bioio_tk.backends.scratch_stream:ScratchStore",
+}
+"""What stores frames as they come (`GrowingStore`), by the name of the format."""
+
 BACKENDS: tuple[Backend, ...] = (
     Backend(
         name="python",
@@ -542,6 +549,12 @@ def load_sink(backend: Backend, extra: Mapping[str, Any] | None = None) -> type[
     found = _load(backend, backend.sink)
     variant = getattr(found, "variant", None)
     return cast("type[Sink]", found if variant is None else variant(extra or {}))
+
+
+def load_stream_store(name: str) -> type[GrowingStore]:
+    """Import and return the class that stores streams in a format: tiff, zarr or scratch."""
+    found: type[GrowingStore] = _attribute(STREAMS[name])
+    return found
 
 
 def _named(name: str) -> Backend:

@@ -43,7 +43,8 @@ CLASSIC_AIM = 3 * 2**30
 """Above this raw size a file becomes BigTIFF: pixels that do not compress grow a little, and
 tiles that are stored again leave gaps."""
 
-_TILE_LIMIT = 2**31  # readers count the bytes of a tile in 32 bits, many of them signed
+TILE_LIMIT = 2**31
+"""Readers count the bytes of a tile in 32 bits, many of them signed."""
 
 
 _PAGE = 4096  # a write within a page of the system is done as a whole or not at all
@@ -477,11 +478,11 @@ def _encoded(spec: ImageSpec, codec: TileCodec, at: Address, tile: NDArray[Any])
         raise PixelTypeError(f"the image is {spec.dtype}, the tile {tile.dtype}")
     pixels = tile[:, :, 0, 0, 0] if spec.samples == 1 else tile[:, :, 0, :, 0]
     if shape[:2] != level.tile[:2]:
-        pixels = _padded(pixels, level.tile, edge=codec.lossy)
+        pixels = padded(pixels, level.tile, edge=codec.lossy)
     return codec.encode(pixels)
 
 
-def _padded(pixels: NDArray[Any], tile: Shape5, *, edge: bool) -> NDArray[Any]:
+def padded(pixels: NDArray[Any], tile: Shape5, *, edge: bool) -> NDArray[Any]:
     """Return the pixels of a tile at the border, filled up to the size of a whole one.
 
     With `edge` the last pixels are repeated: a sharp step to 0 would spoil its neighbours in
@@ -551,7 +552,7 @@ def _check_geometry(number: int, spec: ImageSpec) -> None:
                 f"{where} has the tile {level.tile} (Y, X, Z, C, T): a TIFF tile is a multiple "
                 f"of 16 high and wide, and (1, {samples}, 1) along Z, C, T"
             )
-        if y * x * samples * spec.dtype.itemsize >= _TILE_LIMIT:
+        if y * x * samples * spec.dtype.itemsize >= TILE_LIMIT:
             raise SpecError(f"{where} has tiles of 2 GB and more: make them smaller")
 
 

@@ -63,7 +63,7 @@ class ZarrSink:
     ) -> None:
         self.images = images
         self._options = options
-        self._version = _version(options)
+        self._version = version_of(options)
         self._shared = shared
         self._store = new_store(location, options.storage_options)
         self._counts = images[0].levels[0].grid.counts
@@ -131,12 +131,12 @@ class ZarrSink:
         DamagedFileError
             The arrays in the folder are not those of this image and these options.
         """
-        version = _version(options)
+        version = version_of(options)
         documents = [
             _array_document(images[0], level, options, version)
             for level in range(len(images[0].levels))
         ]
-        name = _document_name(version, "array")
+        name = document_name(version, "array")
         for level, document in enumerate(documents):
             there = path / str(level) / name
             if not there.exists() or there.read_bytes() != document:
@@ -181,7 +181,7 @@ class ZarrSink:
 
     @classmethod
     def check(cls, images: tuple[ImageSpec, ...], options: StoreOptions) -> None:
-        version = _version(options)
+        version = version_of(options)
         for name in options.extra:
             if name not in _OPTIONS:
                 raise SpecError(f"OME-Zarr has no option {name!r}; there are {', '.join(_OPTIONS)}")
@@ -198,7 +198,7 @@ class ZarrSink:
             known = ", ".join(TYPES)
             raise UnsupportedError(f"Zarr has no pixels of type {spec.dtype}; there are {known}")
         _check_order(options.extra, spec.shape)
-        _codecs(spec, options, version)
+        codecs_of(spec, options, version)
         for level in range(len(spec.levels) if version != "0.4" else 0):
             shard_of(spec, level, options)
 
@@ -426,7 +426,7 @@ class ZarrSink:
             self._store.put(join(path, name), document)
 
     def _name(self, kind: str) -> str:
-        return _document_name(self._version, kind)
+        return document_name(self._version, kind)
 
     def _sample(self, key: TileKey, tile: NDArray[Any]) -> None:
         """Remember some pixels of some tiles of the full resolution, for the windows."""
@@ -468,7 +468,7 @@ class ZarrSink:
             first = grid.region(key).start[3]
             for c in range(tile.shape[3]):
                 values[first + c].append(tile[:, :, :, c].ravel())
-        return [_window(np.concatenate(v) if v else None, spec.dtype) for v in values]
+        return [window_of(np.concatenate(v) if v else None, spec.dtype) for v in values]
 
 
 def _check_order(extra: dict[str, Any], shape: Shape5) -> None:
@@ -554,7 +554,8 @@ def _good_shard(level: Level, itemsize: int) -> Shape5 | None:
     return (y, x, z, c, t)
 
 
-def _version(options: StoreOptions) -> str:
+def version_of(options: StoreOptions) -> str:
+    """Return the version of NGFF that is asked for; SpecError where none is like that."""
     version = str(options.extra.get("ngff_version") or "0.5")
     if version not in ngff.WRITABLE_VERSIONS:
         raise SpecError(
@@ -565,14 +566,15 @@ def _version(options: StoreOptions) -> str:
     return version
 
 
-def _document_name(version: str, kind: str) -> str:
+def document_name(version: str, kind: str) -> str:
+    """Return what the document of an ``"array"`` or ``"group"`` is called."""
     return "zarr.json" if version != "0.4" else f".z{kind}"
 
 
 def _array_document(spec: ImageSpec, level: int, options: StoreOptions, version: str) -> bytes:
     found = spec.levels[level]
     shape, chunks = _stored(found.shape), _stored(found.tile)
-    codec = _codecs(spec, options, version)
+    codec = codecs_of(spec, options, version)
     if version == "0.4":
         return write_meta_v2(shape, chunks, spec.dtype, codec)
     shard = shard_of(spec, level, options)
@@ -586,7 +588,8 @@ def _array_document(spec: ImageSpec, level: int, options: StoreOptions, version:
     )
 
 
-def _codecs(spec: ImageSpec, options: StoreOptions, version: str) -> Any:
+def codecs_of(spec: ImageSpec, options: StoreOptions, version: str) -> Any:
+    """Return how chunks are stored, as their document has it."""
     zarr_format = 2 if version == "0.4" else 3
     return codec_documents(options.compression, options.level, spec.dtype, zarr_format)
 
@@ -600,7 +603,7 @@ def _index(at: Address) -> tuple[int, ...]:
     return (kt, kc, kz, ky, kx)
 
 
-def _window(values: NDArray[Any] | None, dtype: np.dtype[Any]) -> Window | None:
+def window_of(values: NDArray[Any] | None, dtype: np.dtype[Any]) -> Window | None:
     """Return (min, max, start, end): what a channel may hold, and what is worth showing of it."""
     if values is None or dtype.kind not in "iuf":
         return None
