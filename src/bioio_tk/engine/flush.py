@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import errno
 import os
 import sys
 import threading
@@ -13,6 +14,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
+_LOST = (errno.EIO, errno.ENOSPC, errno.EDQUOT, errno.EROFS)
+
 
 class Flusher:
     """Flushes the file system of a folder, in a thread of its own: it may take minutes.
@@ -21,10 +24,16 @@ class Flusher:
     ----------
     folder : Path
         What is written in it, and elsewhere on its file system, is flushed.
+
+    Attributes
+    ----------
+    error : OSError or None
+        What the disk has said when it could not store what the system had taken for it.
     """
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
+        self.error: OSError | None = None
         self._free = threading.Lock()  # held as long as the thread is at work
 
     def begin(self, then: Callable[[], object]) -> bool:
@@ -54,8 +63,11 @@ class Flusher:
     def _flush(self, then: Callable[[], object]) -> None:
         try:
             with suppress(OSError):
+                ctypes.set_errno(0)
                 if flush(self._folder):
                     then()
+                elif (number := ctypes.get_errno()) in _LOST:
+                    self.error = OSError(number, os.strerror(number))
         finally:
             self._free.release()
 
@@ -81,3 +93,20 @@ def flush(folder: Path) -> bool:
         return bool(syncfs(fd) == 0)
     finally:
         os.close(fd)
+
+
+def sync(path: Path) -> None:
+    """Wait until a file or folder, and all else on its file system, is on the disk.
+
+    Raises
+    ------
+    OSError
+        The disk has failed.
+    """
+    ctypes.set_errno(0)
+    if flush(path.parent):
+        return
+    number = ctypes.get_errno()
+    if number:
+        raise OSError(number, os.strerror(number), str(path))
+    os.sync()  # where the system cannot do that for one file system alone

@@ -110,9 +110,41 @@ def ordered(func: Callable[[T], R], items: Iterable[T], ahead: int) -> Iterator[
                 return
             future, item = flight.popleft(), waiting.popleft()
             # a result nobody has begun is made here: waiting could be waiting for oneself
-            yield func(item) if future is None or future.cancel() else future.result()
+            yield func(item) if future is None or _cancelled(future) else _result(future)
     finally:
         _settle([future for future in flight if future is not None])
+
+
+def run_apart(func: Callable[[], object]) -> None:
+    """Call ``func()`` where Ctrl-C does not arrive: in a helper, if the caller is the main thread.
+
+    A Ctrl-C meanwhile is raised here when the work has ended; a second one at once, and then it
+    goes on alone.
+    """
+    leaves = threading.current_thread() is threading.main_thread()
+    future = None
+    if leaves:
+        with interrupt_later():
+            future = _submit(func)
+    if future is None:
+        func()
+        return
+    interrupted = True
+    try:
+        _leave_to([future])
+        if _cancelled(future):  # no helper could begin
+            func()
+        else:
+            _result(future)
+        interrupted = False
+    finally:
+        _settle([future], interrupted=interrupted)
+
+
+def begin(func: Callable[[], object]) -> None:
+    """Have a helper call ``func()``, and do not wait; Python does before it ends."""
+    with interrupt_later():
+        _submit(func)
 
 
 class Turns:
@@ -219,11 +251,38 @@ def _submit(func: Callable[..., R], *args: Any) -> Future[R] | None:
     return future
 
 
+# Futures are looked at where Ctrl-C does not arrive: a lock of theirs that was taken at that very
+# moment would stay taken, and the helper wait for ever.
+
+
 def _leave_to(futures: list[Future[Any]]) -> None:
     """Wait until a helper finds no more work, or until it is clear that none can begin."""
-    while not wait(futures, timeout=_PATIENCE, return_when=FIRST_COMPLETED).done:
-        if not any(future.running() for future in futures):
-            return
+    while True:
+        with interrupt_later():
+            if wait(futures, timeout=_PATIENCE, return_when=FIRST_COMPLETED).done:
+                return
+            if not any(future.running() for future in futures):
+                return
+
+
+def _cancelled(future: Future[Any]) -> bool:
+    """Cancel work; False where it has begun."""
+    with interrupt_later():
+        return future.cancel()
+
+
+def _ended(future: Future[Any]) -> bool:
+    """Cancel work, or wait a moment for it; return whether it has ended."""
+    with interrupt_later():
+        return future.cancel() or bool(wait([future], timeout=_PATIENCE).done)
+
+
+def _result(future: Future[R]) -> R:
+    """Wait for what was begun."""
+    while not _ended(future):
+        pass
+    with interrupt_later():
+        return future.result()
 
 
 def _fulfil(future: Future[R], func: Callable[..., R], *args: Any) -> None:
@@ -244,9 +303,10 @@ def _settle(
     """
     interrupt: BaseException | None = None
     for future in futures:
-        while not (future.cancel() or future.done()):
+        ended = False
+        while not ended:
             try:
-                wait([future])
+                ended = _ended(future)
             except BaseException as exc:
                 if interrupted or interrupt is not None:
                     raise

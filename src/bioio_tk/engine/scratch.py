@@ -20,27 +20,30 @@ if TYPE_CHECKING:
 
     from bioio_tk.core.region import Shape5
 
+_MAPPED = 256 << 20
+"""Most bytes of one mapping of the file, unless a tile is larger."""
+
 
 class Room:
     """A zeroed array to fill; `spilled` where it lives in the file. Give it back with free()."""
 
-    __slots__ = ("_map", "array", "nbytes", "start")
+    __slots__ = ("array", "nbytes", "pages", "start")
 
     def __init__(self, array: NDArray[Any], pages: mmap.mmap | None = None, start: int = 0) -> None:
         self.array = array
         self.nbytes = array.nbytes
         self.start = start
-        self._map = pages
+        self.pages = pages
 
     @property
     def spilled(self) -> bool:
         """True where the pixels live in the file."""
-        return self._map is not None
+        return self.pages is not None
 
     def rest(self) -> None:
         """Let the system take the memory back until the array is touched again."""
-        if self._map is not None and hasattr(mmap, "MADV_DONTNEED"):
-            self._map.madvise(mmap.MADV_DONTNEED)
+        if self.pages is not None and hasattr(mmap, "MADV_DONTNEED"):
+            self.pages.madvise(mmap.MADV_DONTNEED, self.start, _whole_pages(self.nbytes))
 
 
 class Scratch:
@@ -62,7 +65,9 @@ class Scratch:
         self._used = 0
         self._file: BinaryIO | None = None
         self._end = 0
-        self._free: dict[int, list[int]] = {}
+        self._newest: mmap.mmap | None = None
+        self._taken = 0
+        self._free: dict[int, list[tuple[mmap.mmap, int]]] = {}
 
     def room(self, shape: Shape5, dtype: np.dtype[Any]) -> Room:
         """Return a zeroed array of `shape` (YXZCT)."""
@@ -71,8 +76,8 @@ class Scratch:
             if self._used + size <= self._budget:
                 self._used += size
                 return Room(arrays.zeros(shape, dtype))
-            start, used_before, pages = self._pages(size)
-        flat = np.frombuffer(pages, dtype, size // dtype.itemsize)
+            pages, start, used_before = self._pages(size)
+        flat = np.frombuffer(pages, dtype, size // dtype.itemsize, start)
         if used_before:
             flat[:] = 0
         y, x, z, c, t = shape
@@ -81,8 +86,11 @@ class Scratch:
     def free(self, room: Room) -> None:
         """Take an array back; nobody may use it any more."""
         with self._lock:
-            if room.spilled:
-                self._free.setdefault(_whole_pages(room.nbytes), []).append(room.start)
+            if room.pages is not None:
+                if self._file is None:  # closed: nothing is handed out any more
+                    return
+                place = room.pages, room.start
+                self._free.setdefault(_whole_pages(room.nbytes), []).append(place)
             else:
                 self._used -= room.nbytes
 
@@ -92,19 +100,33 @@ class Scratch:
             if self._file is not None:
                 self._file.close()
                 self._file = None
+            self._newest = None
+            self._free.clear()
 
-    def _pages(self, size: int) -> tuple[int, bool, mmap.mmap]:
+    def _pages(self, size: int) -> tuple[mmap.mmap, int, bool]:
+        """Return a mapping, where there is room in it, and whether that was used before."""
+        length = _whole_pages(size)
+        free = self._free.get(length)
+        if free:
+            return *free.pop(), True
+        if self._newest is None or self._taken + length > len(self._newest):
+            self._newest, self._taken = self._mapped(length), 0
+        start = self._taken
+        self._taken += length
+        return self._newest, start, False
+
+    def _mapped(self, least: int) -> mmap.mmap:
+        """Return more of the file, as much as there was.
+
+        Each mapping keeps a file open: thousands of tiles cannot have one each.
+        """
         if self._file is None:
             # it lives as long as the scratch, and is gone when its last mapping is
             self._file = tempfile.TemporaryFile(  # noqa: SIM115
                 dir=self._folder, prefix=".bioio_tk-"
             )
-        length = _whole_pages(size)
-        starts = self._free.get(length)
-        if starts:
-            start = starts.pop()
-            return start, True, mmap.mmap(self._file.fileno(), length, offset=start)
         start = self._end
+        length = max(least, min(start, _MAPPED))
         if hasattr(os, "posix_fallocate"):
             # reserve it: a full disk is an OSError here, and a crash of the process in a mapping
             os.posix_fallocate(self._file.fileno(), start, length)
@@ -113,7 +135,7 @@ class Scratch:
             self._file.write(bytes(length))
             self._file.flush()
         self._end += length
-        return start, False, mmap.mmap(self._file.fileno(), length, offset=start)
+        return mmap.mmap(self._file.fileno(), length, offset=start)
 
 
 def _whole_pages(size: int) -> int:

@@ -177,6 +177,25 @@ class TileWriter:
 
         run(put, plan(shards, spans), self._workers)
 
+    def write_tiles(self, tiles: Sequence[tuple[Address, NDArray[Any]]]) -> None:
+        """Write whole (clipped) tiles of the full resolution, each given once and never in parts.
+
+        For sinks that store several tiles at once (`GrowingSink`); the same as `write` of each.
+        """
+        encoded = [(at, self._sink.encode_tile(at, tile)) for at, tile in tiles]
+        self._sink.store_tiles(encoded)  # type: ignore[attr-defined]
+        if self._stored is not None:
+            self._stored(encoded)
+        if self._shrinks:
+            for at, tile in tiles:
+                self._hand_down(at, tile)
+
+    def load_tile(self, at: Address) -> NDArray[Any] | None:
+        """Return a tile as it is now, also one that waits for its rest; None for all 0."""
+        with self._turns(at):
+            partial = self._partial.get(at)
+            return self._sink.load_tile(at) if partial is None else partial.room.array.copy()
+
     def _shards(self, spans: tuple[Span, ...]) -> TileGrid | None:
         """Return the grid of shards where a write is wide enough to go shard by shard."""
         shard = getattr(self._sink, "shard", None)
