@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from bioio_tk.backends.registry import Backend
     from bioio_tk.core.plate import Plate
     from bioio_tk.core.spec import ImageSpec
+    from bioio_tk.stream.plate import Plate as StreamPlate
     from bioio_tk.target import RemoteTarget, Target
 
 _MOST_PARTS = 16
@@ -37,12 +38,16 @@ class Place:
     """
 
     def __init__(
-        self, location: Location, backend: Backend, group: str, plate: Plate | None
+        self,
+        location: Location,
+        backend: Backend,
+        group: str,
+        plate: Plate | StreamPlate | None,
     ) -> None:
         self._location = location
         self._backend = backend
         self._group = group.strip("/")
-        self._plate = plate
+        self._plate = plate.core() if plate is not None else None
         if self._group:
             self._check_group()
 

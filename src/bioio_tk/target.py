@@ -83,8 +83,9 @@ class Target:
         try:
             fd = os.open(self.partial, os.O_RDWR)
         except FileNotFoundError:
+            whole = f", {str(self.path)!r} is complete" if self.path.exists() else ""
             raise FileNotFoundError(
-                f"there is no unfinished file {str(self.partial)!r}: nothing to recover"
+                f"there is no unfinished file {str(self.partial)!r}{whole}: nothing to recover"
             ) from None
         try:
             self._lock(fd)

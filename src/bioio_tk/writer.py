@@ -48,6 +48,7 @@ if TYPE_CHECKING:
     from bioio_tk.core.plate import Plate
     from bioio_tk.core.region import Shape5, Slices5
     from bioio_tk.core.spec import Address, ImageSpec
+    from bioio_tk.stream.plate import Plate as StreamPlate
 
 _MOST_PIXELS = 1 << 25
 """Of a tile that is as wide as the image."""
@@ -178,7 +179,7 @@ class BioWriter(BioBase):
         shards: int | Sequence[int] | bool | None = None,
         pyramid_z: bool = False,
         group: str = "",
-        plate: Plate | None = None,
+        plate: Plate | StreamPlate | None = None,
         label: dict[str, Any] | None = None,
         storage_options: dict[str, Any] | None = None,
         ome: bool = True,
