@@ -21,22 +21,52 @@ if TYPE_CHECKING:
     from bioio_tk.api import start as start
     from bioio_tk.api import verify as verify
     from bioio_tk.api import with_axial_shifts as with_axial_shifts
-    from bioio_tk.core.plate import Plate as Plate
     from bioio_tk.errors import BioIOError as BioIOError
     from bioio_tk.reader import BioReader as BioReader
+    from bioio_tk.stream.coords import CoordUpdate as CoordUpdate
+    from bioio_tk.stream.dimensions import Channel as Channel
+    from bioio_tk.stream.dimensions import Dimension as Dimension
+    from bioio_tk.stream.dimensions import Position as Position
+    from bioio_tk.stream.dimensions import PositionDimension as PositionDimension
+    from bioio_tk.stream.dimensions import StandardAxis as StandardAxis
+    from bioio_tk.stream.dimensions import dims_from_standard_axes as dims_from_standard_axes
+    from bioio_tk.stream.formats import OmeTiffFormat as OmeTiffFormat
+    from bioio_tk.stream.formats import OmeZarrFormat as OmeZarrFormat
+    from bioio_tk.stream.formats import ScratchFormat as ScratchFormat
+    from bioio_tk.stream.plate import Plate as Plate
+    from bioio_tk.stream.settings import AcquisitionSettings as AcquisitionSettings
+    from bioio_tk.stream.stream import OMEStream as OMEStream
+    from bioio_tk.stream.stream import create_stream as create_stream
+    from bioio_tk.stream.useq import dims_from_useq as dims_from_useq
+    from bioio_tk.stream.useq import useq_to_acquisition_settings as useq_to_acquisition_settings
+    from bioio_tk.stream.watch import watch as watch
     from bioio_tk.writer import BioWriter as BioWriter
 
 __version__ = "0.1.0"
 __all__ = [
+    "AcquisitionSettings",
     "BioIOError",
     "BioReader",
     "BioWriter",
+    "Channel",
+    "CoordUpdate",
+    "Dimension",
+    "OMEStream",
+    "OmeTiffFormat",
+    "OmeZarrFormat",
     "Plate",
+    "Position",
+    "PositionDimension",
+    "ScratchFormat",
+    "StandardAxis",
     "__version__",
     "assemble",
     "axial_shifts",
     "batch",
     "convert",
+    "create_stream",
+    "dims_from_standard_axes",
+    "dims_from_useq",
     "finish",
     "get_metadata",
     "imread",
@@ -46,7 +76,9 @@ __all__ = [
     "set_metadata",
     "stack",
     "start",
+    "useq_to_acquisition_settings",
     "verify",
+    "watch",
     "with_axial_shifts",
 ]
 
@@ -55,7 +87,6 @@ _HOME = {
     "BioIOError": "bioio_tk.errors",
     "BioReader": "bioio_tk.reader",
     "BioWriter": "bioio_tk.writer",
-    "Plate": "bioio_tk.core.plate",
     "batch": "bioio_tk.api",
     "convert": "bioio_tk.api",
     "finish": "bioio_tk.api",
@@ -71,6 +102,23 @@ _HOME = {
     "verify": "bioio_tk.api",
     "with_axial_shifts": "bioio_tk.api",
     "start": "bioio_tk.api",
+    "AcquisitionSettings": "bioio_tk.stream.settings",
+    "Channel": "bioio_tk.stream.dimensions",
+    "Dimension": "bioio_tk.stream.dimensions",
+    "Position": "bioio_tk.stream.dimensions",
+    "PositionDimension": "bioio_tk.stream.dimensions",
+    "StandardAxis": "bioio_tk.stream.dimensions",
+    "dims_from_standard_axes": "bioio_tk.stream.dimensions",
+    "OmeTiffFormat": "bioio_tk.stream.formats",
+    "OmeZarrFormat": "bioio_tk.stream.formats",
+    "ScratchFormat": "bioio_tk.stream.formats",
+    "Plate": "bioio_tk.stream.plate",
+    "CoordUpdate": "bioio_tk.stream.coords",
+    "OMEStream": "bioio_tk.stream.stream",
+    "create_stream": "bioio_tk.stream.stream",
+    "dims_from_useq": "bioio_tk.stream.useq",
+    "useq_to_acquisition_settings": "bioio_tk.stream.useq",
+    "watch": "bioio_tk.stream.watch",
 }
 
 

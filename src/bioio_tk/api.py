@@ -23,6 +23,9 @@ if TYPE_CHECKING:
     from bioio_tk.jobs.thumbnail import thumbnail
     from bioio_tk.jobs.tiles import assemble, map_tiles, reduce, stack
     from bioio_tk.jobs.verify import VerifyReport, verify
+    from bioio_tk.stream.recover import StreamReport
+    from bioio_tk.stream.stream import create_stream
+    from bioio_tk.stream.watch import watch
 
 # imported on first use: who converts has no need of what makes thumbnails
 _ROOMS = {
@@ -73,6 +76,9 @@ _ROOMS = {
         "VerifyReport",
         "verify",
     ),
+    "stream.recover": ("StreamReport",),
+    "stream.stream": ("create_stream",),
+    "stream.watch": ("watch",),
 }
 _HOME = {name: f"bioio_tk.{room}" for room, names in _ROOMS.items() for name in names}
 __all__ = [
@@ -82,12 +88,14 @@ __all__ = [
     "ConvertReport",
     "FileInfo",
     "RecoverReport",
+    "StreamReport",
     "VerifyReport",
     "assemble",
     "axial_shifts",
     "batch",
     "convert",
     "convert_series",
+    "create_stream",
     "describe",
     "doctor",
     "finish",
@@ -106,6 +114,7 @@ __all__ = [
     "thumbnail",
     "validate_axial_shifts",
     "verify",
+    "watch",
     "with_axial_shifts",
 ]
 

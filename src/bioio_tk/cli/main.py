@@ -30,6 +30,7 @@ _COMMANDS = {
     "validate": "Check that image files are what their format asks for.",
     "upgrade": "Bring an OME-Zarr 0.1 to 0.4 to version 0.5.",
     "finish": "Complete an OME-Zarr that several processes have written.",
+    "watch": "Show how a running acquisition is doing.",
     "recover": "Keep what an interrupted write has left.",
     "demo": "Try it all on a large generated image.",
     "doctor": "Say what is installed, and what would go wrong.",

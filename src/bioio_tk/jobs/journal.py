@@ -1,12 +1,8 @@
 """Journal: a record beside an unfinished file of what is stored, so that work can go on there.
 
-Lines of text, each appended in one piece: a checksum and JSON. The first says of what the record
-is; then each tile has its line as soon as it is stored, and each window of the source whose
-checksums are known. A line that was cut off, or changed, and all after it, do not count.
-
-What a process has written is safe when that process dies, but not when the machine does: the
-system may not have sent it to the disk. So every minute the system is told to, beside the work,
-and a line says up to where the record holds in that case, too.
+The first line (see `engine.record`) says of what the record is; then each tile has its line as
+soon as it is stored, and each window of the source whose checksums are known. A line says up to
+where the record holds when the machine died, and not only the process.
 """
 
 from __future__ import annotations
@@ -15,32 +11,26 @@ import contextlib
 import dataclasses
 import json
 import os
-import sys
-import threading
-import time
-import zlib
 from datetime import UTC, datetime
-from pathlib import Path
+from io import BytesIO
 from typing import TYPE_CHECKING, Any
 
 from bioio_tk import __version__
 from bioio_tk.backends._file import BINARY
 from bioio_tk.core.spec import Address
-from bioio_tk.engine.flush import Flusher
-from bioio_tk.errors import SpecError
+from bioio_tk.engine.record import Record, boot, line, whole_lines, write_all
+from bioio_tk.errors import ClosedError, SpecError
 from bioio_tk.target import journal_path, partial_path
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
+    from pathlib import Path
 
     from bioio_tk.backends.base import StoreOptions
     from bioio_tk.core.region import Shape5, Slices5
     from bioio_tk.core.spec import ImageSpec
 
 _FORMAT = 1
-_SYNC_EVERY = 60.0
-"""Seconds after which the system is told to send to the disk what it holds back."""
-_BOOT = Path("/proc/sys/kernel/random/boot_id")
 _NOT_COMPARED = ("metadata", "storage_options", "name")
 """Options that change nothing in the tiles; the metadata are written at the end."""
 
@@ -82,10 +72,7 @@ class Journal:
         self._image: dict[str, str] = {}
         self._parts: dict[str, Any] = {}
         self._durable = False  # what is carried over has reached the disk
-        self._fd = -1
-        self._lock = threading.Lock()
-        self._synced = time.monotonic()
-        self._flusher = Flusher(self.path.parent)
+        self._record: Record | None = None
 
     # ------------------------------------------------------------------ of the run before
 
@@ -102,7 +89,7 @@ class Journal:
             It wrote something else, or the record cannot be read.
         """
         self.describe(image, options)
-        lines = _lines(self.path.read_bytes())
+        lines = _lines(BytesIO(self.path.read_bytes()))
         _, head = next(lines, (0, None))
         if not isinstance(head, dict) or "journal" not in head:
             raise SpecError(
@@ -110,7 +97,7 @@ class Journal:
                 f"{self.partial.name!r}: {self._anew()}"
             )
         self._check_same(head)
-        same_boot = head.get("boot") is not None and head.get("boot") == _boot()
+        same_boot = head.get("boot") is not None and head.get("boot") == boot()
         tiles, parts = _entries(list(lines), same_boot=same_boot)
         self.window = tuple(head["window"])
         self._parts = parts
@@ -150,16 +137,16 @@ class Journal:
     def begin(self, tiles: Mapping[Address, Any]) -> None:
         """Begin the record, with these tiles in it; the one before is replaced at once."""
         self.tiles = set(tiles)
-        lines = [_line(self._header())]
-        lines += [_line(["w", name, part]) for name, part in self._parts.items()]
-        lines += [_line([*at.key, at.level, what]) for at, what in tiles.items()]
+        lines = [line(self._header())]
+        lines += [line(["w", name, part]) for name, part in self._parts.items()]
+        lines += [line([*at.key, at.level, what]) for at, what in tiles.items()]
         if self._durable and tiles:
-            lines.append(_line({"synced": sum(map(len, lines))}))
+            lines.append(line({"synced": sum(map(len, lines))}))
         fresh = self.path.with_name(self.path.name + ".new")
         flags = os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_APPEND | BINARY
         fd = os.open(fresh, flags, 0o666)
         try:
-            _write(fd, b"".join(lines))
+            write_all(fd, b"".join(lines))
             if self._durable:
                 os.fsync(fd)
             if os.name == "nt":
@@ -173,16 +160,15 @@ class Journal:
                 os.close(fd)
             fresh.unlink(missing_ok=True)
             raise
-        self._fd = fd
-        self._synced = time.monotonic()
+        self._record = Record(fd, self.path.parent)
 
     def tiles_stored(self, tiles: Sequence[tuple[Address, Any]]) -> None:
         """Enter tiles that are down. Any thread."""
-        self._append(b"".join(_line([*at.key, at.level, what]) for at, what in tiles))
+        self._append(b"".join(line([*at.key, at.level, what]) for at, what in tiles))
 
     def window_done(self, box: Slices5, part: Any) -> None:
         """Enter what a window adds to the checksums. Any thread."""
-        self._append(_line(["w", _box_name(box), part]))
+        self._append(line(["w", _box_name(box), part]))
 
     def remove(self) -> None:
         """Remove the record: there is nothing left that it is of."""
@@ -191,48 +177,24 @@ class Journal:
 
     def close(self) -> None:
         """Let go of the record. Safe to call twice."""
-        with self._lock:
-            fd, self._fd = self._fd, -1
-            if fd >= 0:
-                os.close(fd)
+        if self._record is not None:
+            self._record.close()
 
     def _append(self, data: bytes) -> None:
-        with self._lock:
-            _write(self._fd, data)
-            due = time.monotonic() - self._synced > _SYNC_EVERY
-            if due:
-                self._synced = time.monotonic()
-                size = os.fstat(self._fd).st_size
-        if due:
-            self._flusher.begin(lambda: self._note_synced(size))
-
-    def _note_synced(self, size: int) -> None:
-        """Enter that all which the first `size` bytes of the record tell of is on the disk."""
-        with self._lock:
-            if self._fd < 0:
-                return
-            _write(self._fd, _line({"synced": size}))
-            fd = os.dup(self._fd)
-        try:
-            os.fsync(fd)  # not while others wait for the lock
-        finally:
-            os.close(fd)
+        if self._record is None:
+            raise ClosedError("the record was not begun: nothing can be entered")
+        self._record.append(data)
 
     def _header(self) -> dict[str, Any]:
         return {
             "journal": _FORMAT,
             "bioio_tk": __version__,
             "began": self.began,
-            "boot": _boot(),
+            "boot": boot(),
             "window": list(self.window),
             "about": self._about,
             "image": self._image,
         }
-
-    def __del__(self) -> None:
-        fd, self._fd = getattr(self, "_fd", -1), -1
-        if fd >= 0:
-            os.close(fd)
 
 
 def _entries(
@@ -257,32 +219,10 @@ def _entries(
     return tiles, parts
 
 
-def _line(item: Any) -> bytes:
-    data = json.dumps(item, ensure_ascii=True, separators=(",", ":")).encode()
-    return b"%08x %b\n" % (zlib.crc32(data), data)
-
-
-def _lines(data: bytes) -> Iterator[tuple[int, Any]]:
+def _lines(found: Iterable[bytes]) -> Iterator[tuple[int, Any]]:
     """Yield where each line ends, and what it says, up to the first that is not whole."""
-    at = 0
-    while (end := data.find(b"\n", at)) >= 0:
-        line = data[at:end]
-        try:
-            good = int(line[:8], 16) == zlib.crc32(line[9:])
-        except ValueError:
-            good = False
-        if not good:
-            return
-        at = end + 1
-        yield at, json.loads(line[9:])
-
-
-def _write(fd: int, data: bytes) -> None:
-    # appended in one piece, but where the disk is full: that raises, and the rest of a line that
-    # was cut off does not count
-    view = memoryview(data)
-    while view:
-        view = view[os.write(fd, view) :]
+    for end, text in whole_lines(found):
+        yield end, json.loads(text)
 
 
 def _box_name(box: Slices5) -> str:
@@ -302,7 +242,7 @@ def _began(path: Path) -> str:
     """Return when the run before began, "" where there was none."""
     try:
         with path.open("rb") as file:
-            _, head = next(_lines(file.readline()), (0, None))
+            _, head = next(_lines(file), (0, None))
     except FileNotFoundError:
         return ""
     return str(head.get("began", "")) if isinstance(head, dict) else ""
@@ -311,23 +251,3 @@ def _began(path: Path) -> str:
 def _short(value: Any) -> str:
     text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
     return text if len(text) <= 200 else f"{text[:200]}…"
-
-
-def _boot() -> str | None:
-    """Return what names the time since the machine was started, None where nobody knows."""
-    if sys.platform == "darwin":
-        return _boot_of_mac()
-    try:
-        return _BOOT.read_text().strip()
-    except OSError:
-        return None
-
-
-def _boot_of_mac() -> str | None:
-    import ctypes
-
-    found = ctypes.create_string_buffer(64)
-    size = ctypes.c_size_t(64)
-    libc = ctypes.CDLL(None)
-    failed = libc.sysctlbyname(b"kern.bootsessionuuid", found, ctypes.byref(size), None, 0)
-    return None if failed else found.value.decode()

@@ -1,4 +1,4 @@
-"""Recover: put into place what an interrupted write has left."""
+"""Recover: put into place, or complete, what an interrupted write or acquisition has left."""
 
 from __future__ import annotations
 
@@ -7,8 +7,16 @@ from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from bioio_tk.backends import registry
-from bioio_tk.errors import DamagedFileError, SpecError, TargetExistsError, UnsupportedError
+from bioio_tk.errors import (
+    DamagedFileError,
+    SpecError,
+    TargetExistsError,
+    UnknownFormatError,
+    UnsupportedError,
+)
 from bioio_tk.reader import BioReader, check_path
+from bioio_tk.stream.journal import find_target
+from bioio_tk.stream.recover import StreamReport, recover_stream
 from bioio_tk.target import SUFFIX, FolderTarget, PackedTarget, Target, partial_path
 
 if TYPE_CHECKING:
@@ -76,26 +84,30 @@ class RecoverReport:
 
 def recover(
     path: str | os.PathLike[str], *, overwrite: bool = False, dry_run: bool = False
-) -> RecoverReport:
+) -> RecoverReport | StreamReport:
     """Put the unfinished file or folder of an interrupted write into place.
 
     It is a valid image: what was stored reads right, the rest reads as 0. Of an OME-Zarr, chunks
     and shards that were just being written are dropped; and as chunks that are all 0 are never
     stored, they count as missing.
 
+    What an interrupted acquisition has left lies in its place already. Its sizes and metadata are
+    completed: every frame that was safe is there, with what was said of it.
+
     Parameters
     ----------
     path : str or Path
-        The file that was to be written, or its ``.partial``.
+        The file that was to be written, or its ``.partial``; what a stream was writing, or its
+        ``.journal``.
     overwrite : bool
-        Replace what is at the target.
+        Replace what is at the target; an acquisition replaces nothing.
     dry_run : bool
         Only look.
 
     Returns
     -------
-    RecoverReport
-        Which tiles and planes are there.
+    RecoverReport or StreamReport
+        Which tiles and planes are there; of an acquisition, which frames.
 
     Raises
     ------
@@ -106,11 +118,25 @@ def recover(
     TargetExistsError
         There is a file at the target already.
     DamagedFileError
-        It was interrupted before the first tile, or held several images.
+        It was interrupted before the first tile or frame, or held several images.
     """
     given = check_path(path)
+    stream = find_target(given)
+    if stream is not None:
+        return recover_stream(stream, dry_run=dry_run)
+    return _recover_write(given, overwrite=overwrite, dry_run=dry_run)
+
+
+def _recover_write(given: Path, *, overwrite: bool, dry_run: bool) -> RecoverReport:
     target = given.with_name(given.name.removesuffix(SUFFIX))
-    row = registry.for_writing(target)
+    try:
+        row = registry.for_writing(target)
+    except UnknownFormatError:
+        if target.exists() and not partial_path(target).exists():
+            raise FileNotFoundError(
+                f"there is nothing unfinished beside {str(target)!r}: nothing to recover"
+            ) from None
+        raise
     sink: Any = registry.load_sink(row)
     if not hasattr(sink, "stored"):
         raise UnsupportedError(
@@ -147,8 +173,9 @@ def _leftover(target: Path, row: Backend, sink: Any, *, overwrite: bool) -> Targ
         return Target(target, overwrite=overwrite, leftover=True)
     partial = partial_path(target)
     if not partial.exists():
+        whole = f", {str(target)!r} is complete" if target.exists() else ""
         raise FileNotFoundError(
-            f"there is no unfinished folder {str(partial)!r}: nothing to recover"
+            f"there is no unfinished folder {str(partial)!r}{whole}: nothing to recover"
         )
     given: dict[str, Any] = {"overwrite": overwrite, "leftover": True, "foreign": sink.foreign}
     if target.name.lower().endswith(row.packed):

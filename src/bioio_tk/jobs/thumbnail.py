@@ -15,6 +15,7 @@ from bioio_tk.reader import BioReader, check_path
 if TYPE_CHECKING:
     import os
     from collections.abc import Sequence
+    from pathlib import Path
 
     from numpy.typing import NDArray
 
@@ -82,13 +83,7 @@ def thumbnail(
     Picture
         What was written.
     """
-    target = check_path(dst)
-    if target.suffix.lower() != ".png":
-        raise UnknownFormatError(f"{target.name!r}: a thumbnail is a PNG, end its name with .png")
-    if not overwrite and target.exists():
-        raise TargetExistsError(f"{str(target)!r} exists: pass overwrite=True to replace it")
-    if not target.parent.is_dir():
-        raise FileNotFoundError(f"there is no folder {str(target.parent)!r} to write into")
+    target = check_png(dst, overwrite=overwrite)
     picture = render(src, **options)
     if legend:
         framed = add_legend(picture.pixels, picture.channels, picture.um_per_pixel)
@@ -173,6 +168,18 @@ def render(  # noqa: PLR0913 (a face: every option by its name)
         pixels = composite([part[:, :, 0] for part in means], colors)
         shown = [(name, color) for name, color in zip(names, colors, strict=True) if name]
         return Picture(pixels, shown, um_per_pixel)
+
+
+def check_png(path: str | os.PathLike[str], *, overwrite: bool) -> Path:
+    """Return where a picture goes; raise where it cannot."""
+    target = check_path(path)
+    if target.suffix.lower() != ".png":
+        raise UnknownFormatError(f"{target.name!r}: a thumbnail is a PNG, end its name with .png")
+    if not overwrite and target.exists():
+        raise TargetExistsError(f"{str(target)!r} exists: pass overwrite=True to replace it")
+    if not target.parent.is_dir():
+        raise FileNotFoundError(f"there is no folder {str(target.parent)!r} to write into")
+    return target
 
 
 def encode_png(pixels: NDArray[np.uint8]) -> bytes:
