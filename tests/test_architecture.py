@@ -43,7 +43,7 @@ LEVEL = {room: level for level, floor in enumerate(FLOORS) for room in floor}
 FACES = {"cli", "viewer", "compat"}
 THREADS = {"Thread", "Timer", "ThreadPoolExecutor", "ProcessPoolExecutor", "Pool", "Process"}
 # no formats: all may use them
-SHARED = {"base", "_file", "_store", "_store_url", "_store_zip"} | {
+SHARED = {"base", "_file", "_open_files", "_store", "_store_url", "_store_zip"} | {
     *("_kinds", "_java_suffixes", "_vendor_tiff"),
     *("_described", "_numpy_file", "_raw_planes"),
 }

@@ -1,5 +1,7 @@
 """Flushing beside the work: it never waits, and says what is on the disk only when it is."""
 
+import ctypes
+import os
 import sys
 import threading
 
@@ -58,3 +60,24 @@ def test_nothing_is_said_of_what_could_not_be_flushed(trouble, tmp_path, monkeyp
     assert ended.wait(20)
     assert flusher._free.acquire(timeout=20)  # the thread has let go
     assert said == []
+
+
+def test_sync_waits_for_one_file_system_and_tells_of_its_faults(tmp_path, monkeypatch):
+    from bioio_tk.engine import flush as flushing
+
+    asked = []
+    monkeypatch.setattr(flushing, "flush", lambda folder: asked.append(folder) or True)
+    flushing.sync(tmp_path / "a")
+    assert asked == [tmp_path]
+
+    def failed(folder):
+        ctypes.set_errno(5)
+        return False
+
+    monkeypatch.setattr(flushing, "flush", failed)
+    with pytest.raises(OSError, match="Input/output error"):
+        flushing.sync(tmp_path / "a")
+    monkeypatch.setattr(flushing, "flush", lambda folder: False)
+    monkeypatch.setattr(os, "sync", lambda: asked.append("all"))
+    flushing.sync(tmp_path / "a")
+    assert asked[-1] == "all"

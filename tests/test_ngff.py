@@ -629,17 +629,57 @@ def test_names_of_the_array_come_after_those_of_ngff():
     assert "ZYX" in notes[0]
 
 
-def test_an_unknown_axis():
-    axes = [Axis("phase", "angle"), Axis("y"), Axis("x")]
+@pytest.mark.parametrize("kind", ["angle", "other", None])
+def test_an_axis_of_its_own_kind_stands_for_channels(kind):
+    """NGFF: of 2 to 5 axes, one may be "channel" or, in its place, a custom or null type."""
+    axes = [Axis("t", "time"), Axis("phase", kind), Axis("y"), Axis("x")]
+    for shape in ((3, 2, 8, 9), None):
+        notes = []
+        assert ngff.yxzct(axes, 4, shape=shape, notes=notes) == (2, 3, None, 1, 0)
+        assert notes == [f"axis 'phase' (type {kind}) is taken as C"]
     notes = []
-    order = ngff.yxzct(axes, 3, shape=(1, 8, 9), notes=notes)
-    assert order == (1, 2, None, None, None)
-    assert "'phase'" in notes[0]
-    for shape in ((2, 8, 9), None):
-        with pytest.raises(UnsupportedError, match=r"'phase'.*dims="):
-            ngff.yxzct(axes, 3, shape=shape)
+    assert ngff.yxzct(axes, 4, shape=(3, 1, 8, 9), notes=notes) == (2, 3, None, None, 0)
+    assert notes == ["axis 'phase' of length 1 is left out"]
+    both = [*axes[:2], Axis("cam", "other"), *axes[2:]]
+    notes = []
+    assert ngff.yxzct(both, 5, shape=(3, 1, 2, 8, 9), notes=notes) == (3, 4, None, 2, 0)
+    assert notes == [
+        "axis 'phase' of length 1 is left out",
+        "axis 'cam' (type other) is taken as C",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("axes", "unknown"),
+    [
+        ([("phase", "angle"), ("cam", "other"), ("y", None), ("x", None)], "phase"),
+        ([("c", "channel"), ("phase", "angle"), ("y", None), ("x", None)], "phase"),
+        ([("t", "time"), ("lag", "time"), ("y", None), ("x", None)], "lag"),
+        ([("c", "channel"), ("dye", "channel"), ("y", None), ("x", None)], "dye"),
+        ([(k, "space") for k in "wzyx"], "w"),
+        ([("phase", "angle"), ("up", None), ("x", "space")], "phase"),
+        ([("up", None), ("x", "space")], "up"),  # of an image without a Y it may as well be that
+        ([("t", "time"), ("z", None), ("phase", "angle"), ("y", None)], "phase"),
+    ],
+)
+def test_an_unknown_axis(axes, unknown):
+    axes = [Axis(*axis) for axis in axes]
+    for shape in ((2, 3, 8, 9)[-len(axes) :], None):
+        with pytest.raises(UnsupportedError, match=rf"'{unknown}'.*dims="):
+            ngff.yxzct(axes, len(axes), shape=shape)
+
+
+def test_a_name_of_the_array_alone_stands_for_no_channels():
+    with pytest.raises(UnsupportedError, match=r"'phase'.*dims="):
+        ngff.yxzct(None, 3, dimension_names=["phase", "y", "x"])
+
+
+def test_axes_that_do_not_fit():
     with pytest.raises(FormatError, match="3 axes"):
-        ngff.yxzct(axes, 4)
+        ngff.yxzct([Axis("phase", "angle"), Axis("y"), Axis("x")], 4)
+
+
+def test_so_many_axes_have_no_usual_order():
     for ndim in (0, 1, 6):
         with pytest.raises(UnsupportedError, match="2 to 5"):
             ngff.yxzct(None, ndim)

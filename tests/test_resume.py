@@ -25,6 +25,7 @@ import tifffile
 
 from bioio_tk import BioReader, BioWriter
 from bioio_tk.core.checksum import PlaneSums
+from bioio_tk.engine import record as records
 from bioio_tk.engine.copy import View
 from bioio_tk.errors import TargetBusyError
 from bioio_tk.jobs import journal as journals
@@ -599,7 +600,7 @@ def test_after_a_restart_nothing_counts_that_may_not_be_on_the_disk(runner):
 def test_the_disk_is_asked_for_what_the_journal_says_is_there(source, tmp_path, monkeypatch):
     path, target = source[0], tmp_path / "out.ome.tif"
     record, sizes = tmp_path / "out.ome.tif.partial.journal", []
-    monkeypatch.setattr(journals, "_SYNC_EVERY", 0.0)
+    monkeypatch.setattr(records, "_SYNC_EVERY", 0.0)
     said = []
 
     class AtOnce:
@@ -610,7 +611,7 @@ def test_the_disk_is_asked_for_what_the_journal_says_is_there(source, tmp_path, 
             sizes.append(record.stat().st_size)
             then()
 
-    monkeypatch.setattr(journals, "Flusher", AtOnce)
+    monkeypatch.setattr(records, "Flusher", AtOnce)
 
     def look(done, total):
         said[:] = lines_of(record)

@@ -17,6 +17,10 @@ U2 = np.dtype("u2")
 SHAPE = (64, 48, 2, 1, 1)
 
 
+def place(room):
+    return id(room.pages), room.start
+
+
 @pytest.fixture
 def scratch(tmp_path):
     made = Scratch(tmp_path, budget=100_000)
@@ -63,11 +67,22 @@ def test_a_freed_place_is_used_again_and_is_zero_again(tmp_path):
     first.array[...], second.array[...] = 1, 2
     scratch.free(first)
     third = scratch.room(SHAPE, U2)
-    assert third.start == first.start
+    assert place(third) == place(first)
     assert not third.array.any()
     third.array[...] = 3
     assert (second.array == 2).all()
-    assert scratch.room(SHAPE, U2).start not in (second.start, third.start)
+    assert place(scratch.room(SHAPE, U2)) not in (place(second), place(third))
+    scratch.close()
+
+
+def test_thousands_of_rooms_do_not_need_thousands_of_open_files(tmp_path):
+    scratch = Scratch(tmp_path, budget=0)
+    rooms = [scratch.room((16, 8, 1, 1, 1), U2) for _ in range(3000)]
+    for n, room in enumerate(rooms):
+        room.array[...] = n
+        room.rest()
+    assert len(open_files(tmp_path)) < 40
+    assert all((room.array == n).all() for n, room in enumerate(rooms))
     scratch.close()
 
 

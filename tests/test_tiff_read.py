@@ -1077,6 +1077,44 @@ def test_companion_file(tmp_path: Path) -> None:
     same(all_of(tmp_path / "t1.tif"), yxzct(data[1], "TYX"))
 
 
+def test_master_file(tmp_path: Path) -> None:
+    """One of the TIFFs speaks for all: by "this file" it means itself, whichever was opened."""
+    data = coded((2, 3, 20, 30))
+    ids = [str(uuid.uuid4()) for _ in range(2)]
+    other = planes([(z, 0, 1, z, ids[1], "t1.tif") for z in range(3)])
+    stub = (
+        '<?xml version="1.0"?><OME xmlns="http://www.openmicroscopy.org/Schemas/OME/2016-06" '
+        f'UUID="urn:uuid:{ids[1]}"><BinaryOnly MetadataFile="t0.tif" UUID="urn:uuid:{ids[0]}"/>'
+        "</OME>"
+    )
+    ome_file(tmp_path / "t1.tif", data[1], stub)
+    named = planes([(z, 0, 0, z, ids[0], "t0.tif") for z in range(3)])
+    unnamed = '<TiffData FirstT="0" IFD="0" PlaneCount="3"/>'
+    for own in (named, unnamed):
+        xml = ome_xml([image(30, 20, z=3, t=2, data=own + other)], f'UUID="urn:uuid:{ids[0]}"')
+        ome_file(tmp_path / "t0.tif", data[0], xml)
+        for name in ("t0.tif", "t1.tif"):
+            same(all_of(tmp_path / name), yxzct(data, "TZYX"))
+            with BioReader(tmp_path / name) as br:
+                assert br.notes == ()
+    ome_file(tmp_path / "t0.tif", data[0], ome_xml([image(30, 20, z=3, data="")]))
+    same(all_of(tmp_path / "t1.tif"), yxzct(data[0], "ZYX"))
+
+
+def test_bool_that_is_stored_as_bytes_is_what_the_document_says(tmp_path: Path) -> None:
+    note = (
+        '<StructuredAnnotations><MapAnnotation ID="Annotation:b" Namespace="bioio_tk/pixel-type">'
+        '<Value><M K="dtype">bool</M></Value></MapAnnotation></StructuredAnnotations>'
+    )
+    pixels = image(30, 20, kind="uint8").replace("</Image>", '<AnnotationRef ID="Annotation:b"/>')
+    data = (coded((1, 20, 30)) % 2).astype("u1")
+    path = ome_file(tmp_path / "a.ome.tif", data, ome_xml([pixels + "</Image>", note]))
+    with BioReader(path) as br:
+        assert br.dtype == bool
+        assert br.notes == ()
+    same(all_of(path), yxzct(data.astype(bool), "TYX"))
+
+
 def test_ome_pyramid_of_planes_in_subifds(tmp_path: Path) -> None:
     data = coded((3, 64, 48))
     path = tmp_path / "a.ome.tif"

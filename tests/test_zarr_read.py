@@ -143,8 +143,12 @@ def test_axes_of_odd_names(tmp_path, axes, means):
 def test_axis_nobody_knows(tmp_path):
     named = [{"name": "phase", "type": "angle"}, *({"name": k, "type": "space"} for k in "yx")]
     path = image(tmp_path / "a.zarr", coded((2, 9, 8)), named)
-    with pytest.raises(UnsupportedError, match=r"'phase'.*dims="):
-        BioReader(path)
+    np.testing.assert_array_equal(seen(path), yxzct(coded((2, 9, 8)), "cyx"))
+    with BioReader(path) as reader:
+        assert reader.notes == ("axis 'phase' (type angle) is taken as C",)
+    two = [{"name": "tilt", "type": "angle"}, *named]
+    with pytest.raises(UnsupportedError, match=r"'tilt'.*dims="):
+        BioReader(image(tmp_path / "c.zarr", coded((3, 2, 9, 8)), two))
     np.testing.assert_array_equal(seen(path, dims="TYX"), yxzct(coded((2, 9, 8)), "tyx"))
     single = image(tmp_path / "b.zarr", coded((1, 9, 8)), named)
     np.testing.assert_array_equal(seen(single), yxzct(coded((1, 9, 8))[0], "yx"))
