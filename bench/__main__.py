@@ -1,4 +1,7 @@
-"""Command line of the benchmark: ``python -m bench SUITE [--only ROW] [--out FILE.md] ...``."""
+"""Command line of the benchmark: ``python -m bench SUITE [--only ROW] [--out FILE.md] ...``.
+
+``python -m bench soak`` is a run of hours, with options of its own.
+"""
 
 from __future__ import annotations
 
@@ -9,19 +12,22 @@ import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from bench import images, java, jobs, report, tiff, zarr
+from bench import images, java, jobs, report, soak, stream, tiff, zarr
 from bench.goals import OURS, Outcomes
 from bench.measure import DATA, Case, Outcome, alternate, quicker
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-SUITES: dict[str, Any] = {"java": java, "jobs": jobs, "tiff": tiff, "zarr": zarr}
+SUITES: dict[str, Any] = {"java": java, "jobs": jobs, "stream": stream, "tiff": tiff, "zarr": zarr}
 
 
 def main(argv: list[str] | None = None) -> int:
     """Run a suite, print its tables, and return 0 unless our own pixels were wrong or missing."""
-    options = _parser().parse_args(argv)
+    given = sys.argv[1:] if argv is None else argv
+    if given[:1] == ["soak"]:
+        return soak.main(given[1:])
+    options = _parser().parse_args(given)
     suite = SUITES[options.suite]
     rows = _chosen(suite.ROWS, options.only)
     if options.list:

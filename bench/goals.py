@@ -211,6 +211,41 @@ def peak_flat(label: str, most: float, name: str) -> Goal:
     )
 
 
+def number_at_most(name: str, most: float, words: str) -> Goal:
+    """A number that ours has measured itself, by its name."""
+    return Goal(
+        f"{words} ≤ {most:g}",
+        lambda outcomes: outcomes[OURS].number(name),
+        lambda value: value <= most,
+        lambda value: f"{words} {value:.3g}",
+    )
+
+
+def number_at_least(name: str, least: float, words: str) -> Goal:
+    """The same, where more is better."""
+    return Goal(
+        f"≥ {least:,g} {words}",
+        lambda outcomes: outcomes[OURS].number(name),
+        lambda value: value >= least,
+        lambda value: f"{value:,.0f} {words}",
+    )
+
+
+def number_against(name: str, label: str, least: float, words: str) -> Goal:
+    """A number of ours over the same of one contestant, by its label."""
+
+    def value(outcomes: Outcomes) -> float | None:
+        ours, other = outcomes[OURS].number(name), outcomes[label].number(name)
+        return ours / other if ours is not None and other else None
+
+    return Goal(
+        f"≥ {least:g}× {words}",
+        value,
+        lambda reached: reached >= least,
+        lambda reached: f"{reached:.2f}× {words}",
+    )
+
+
 def _ours(outcomes: Outcomes, number: Callable[[Outcome], float]) -> float | None:
     ours = outcomes[OURS]
     return number(ours) if ours.ok else None

@@ -21,7 +21,7 @@ import sys
 import threading
 import time
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -96,13 +96,16 @@ class Written:
     Files are read by tifffile, folders (OME-Zarr or a plain Zarr array) by TensorStore.
     ``sampled`` compares some tiles instead of all pixels, for files larger than memory;
     ``levels`` is how many resolution levels the file must have. ``many`` is the ending of the
-    files or stores of a folder that holds one image each.
+    files or stores of a folder that holds one image each. ``numbers`` are what the contestant has
+    measured itself, by their units; of what is ``checked`` its session compares the pixels.
     """
 
     path: Path
     sampled: bool = False
     levels: int = 1
     many: str = ""
+    numbers: Mapping[str, float] = field(default_factory=dict)
+    checked: bool = False
 
     def all(self) -> list[Path]:
         """The images in the folder, by name."""
@@ -132,6 +135,7 @@ class Outcome:
     size: int | None = None
     read: int | None = None
     digest: str | None = None
+    numbers: dict[str, list[float]] = field(default_factory=dict)
     failed: str | None = None
 
     @property
@@ -148,6 +152,10 @@ class Outcome:
     def median(self) -> float:
         """Median time in seconds."""
         return statistics.median(self.times)
+
+    def number(self, name: str) -> float | None:
+        """Median of what the contestant has measured itself, or None."""
+        return statistics.median(self.numbers[name]) if name in self.numbers else None
 
 
 def once(work: Callable[[Case], Any]) -> Session:
@@ -267,6 +275,8 @@ def digest(result: Any) -> str | None:
     if result is None or isinstance(result, str):
         return result
     if isinstance(result, Written):
+        if result.checked:
+            return None
         if result.many:
             return digest_of_all([_digest_one(Written(path)) for path in result.all()])
         return _digest_one(result)
@@ -434,6 +444,7 @@ def _turn(contestant: Contestant, case: Case, row: Any, *, compare: bool) -> dic
         answer["peak"] = None if peak is None else peak + max(children)
     if isinstance(result, Written):
         answer["size"] = result.size()
+        answer["numbers"] = dict(result.numbers)
     if compare:
         answer["digest"] = digest(result)
     if isinstance(result, Written):
@@ -541,6 +552,8 @@ def _note(outcome: Outcome, answer: dict[str, Any], *, timed: bool, per: int) ->
         return False
     if timed:
         outcome.times.append(answer["seconds"] / per)
+        for name, number in answer.get("numbers", {}).items():
+            outcome.numbers.setdefault(name, []).append(number)
         if "read" in answer:  # the least of all turns: the first one also imports
             reads = answer["read"] // per
             outcome.read = reads if outcome.read is None else min(reads, outcome.read)

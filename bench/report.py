@@ -111,9 +111,21 @@ def _cell(row: Any, outcomes: Outcomes, column: str) -> str:
     winner = best(outcomes, column)
     if winner is None:
         return _failure(there[0], REASON)
-    text = memory(winner.peak) if row.memory else duration(winner.median)
+    text = _told(row, winner)
     # say which one it was, where the column's name does not
     return text if winner.label == column else f"{text} ({winner.label.removeprefix(column + ' ')})"
+
+
+def _told(row: Any, one: Outcome) -> str:
+    """What the row is about: a number of its own, memory, or time."""
+    number = one.number(row.number)
+    if number is not None:
+        return f"{_rounded(number)} {row.number}"
+    return memory(one.peak) if row.memory else duration(one.median)
+
+
+def _rounded(number: float) -> str:
+    return f"{number:,.0f}" if abs(number) >= 100 else f"{number:.3g}"
 
 
 def _failure(one: Outcome, most: int = 1000) -> str:
@@ -139,19 +151,22 @@ def ceilings(outcomes: Outcomes, case: Case) -> str:
 
 def details(results: dict[str, tuple[Any, Outcomes]]) -> str:
     """Every contestant of every row: spread of times, ratios, memory, size of the file."""
+    # what contestants measure themselves has a column where there is any
+    more = any(one.numbers for _, outcomes in results.values() for one in outcomes.values())
     lines = [
         (
             "| row | contestant | median | best | worst | ours is faster × | by best times × "
-            "| peak MB | before MB | read MB | file MB |"
+            "| peak MB | before MB | read MB | file MB |" + (" numbers |" if more else "")
         ),
-        "|---|---|---|---|---|---|---|---|---|---|---|",
+        "|---|---|---|---|---|---|---|---|---|---|---|" + ("---|" if more else ""),
     ]
     for row, outcomes in results.values():
         if row.key == "ceilings":
             continue
         ours = outcomes[OURS]
         for one in outcomes.values():
-            lines.append(f"| {row.key} | {one.label} | " + " | ".join(_details(one, ours)) + " |")
+            cells = (*_details(one, ours), *((_numbers(one),) if more else ()))
+            lines.append(f"| {row.key} | {one.label} | " + " | ".join(cells) + " |")
     return "\n".join(lines)
 
 
@@ -171,6 +186,11 @@ def _details(one: Outcome, ours: Outcome) -> tuple[str, ...]:
         f"{one.read / 1e6:.2f}" if one.read else "",
         f"{one.size / 1e6:.2f}" if one.size else "",
     )
+
+
+def _numbers(one: Outcome) -> str:
+    """What a contestant has measured itself, by its units."""
+    return ", ".join(f"{_rounded(one.number(name) or 0)} {name}" for name in one.numbers)
 
 
 def duration(seconds: float) -> str:

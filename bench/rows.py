@@ -43,6 +43,8 @@ class Row:
         The contestant may start processes; their memory counts too.
     note
         What to know when reading the row's numbers.
+    number
+        What the table shows instead of the time, of what the contestants measure themselves.
     extra
         Not a row of the specification's table.
     """
@@ -61,4 +63,5 @@ class Row:
     warm: bool = True
     tree: bool = False
     note: str = ""
+    number: str = ""
     extra: bool = False
