@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import tempfile
 import threading
@@ -25,6 +26,8 @@ POLICIES = ("block", "raise", "spill")
 _SLAB = 1 << 20
 """Bytes of small frames that wait, and are stored, together."""
 _MOST_TOGETHER = 512
+_PIECE = 1 << 18
+"""Bytes of a spilled frame that are read at once."""
 _PATIENCE = 0.1
 """Seconds that Ctrl-C may wait for a lock."""
 _RECENT = 1.0
@@ -320,6 +323,7 @@ class Feed:
     # ------------------------------------------------------------------ storing
 
     def _work(self) -> None:
+        room: NDArray[Any] | None = None
         while True:
             with self._lock:
                 # counted as idle before the last look: who gives a frame after it sees that
@@ -334,7 +338,9 @@ class Feed:
                 frames = slab.array[start:stop]
                 if slab.spilled:
                     assert self._spill is not None
-                    frames = self._spill.get(slab.spilled[0], (1, *self._shape), self._dtype)
+                    if room is None:  # one for each worker, used over and over
+                        room = np.empty((1, *self._shape), self._dtype)
+                    frames = self._spill.get(slab.spilled[0], room)
                 self._store(slab.first + start, frames)
             except BaseException as exc:  # whatever it is, who gives frames has to hear of it
                 self.fail(exc)
@@ -397,7 +403,7 @@ class Feed:
                 if 0 <= place < (filled if slab is tail else slab.size):
                     if slab.spilled:
                         assert self._spill is not None
-                        return self._spill.get(slab.spilled[0], self._shape, self._dtype)
+                        return self._spill.get(slab.spilled[0], np.empty(self._shape, self._dtype))
                     return slab.array[place].copy()  # type: ignore[no-any-return]
         return None
 
@@ -508,11 +514,17 @@ class _Spill:
             self.most = max(self.most, self.used)
         return place
 
-    def get(self, place: int, shape: tuple[int, ...], dtype: np.dtype[Any]) -> NDArray[Any]:
-        """Read a frame."""
+    def get(self, place: int, out: NDArray[Any]) -> NDArray[Any]:
+        """Read a frame into `out`, and return that."""
         assert self._file is not None
-        data = os.pread(self._file.fileno(), self._frame, place * self._frame)
-        return np.frombuffer(data, dtype).reshape(shape)
+        view, offset = memoryview(out).cast("B"), place * self._frame
+        while view:
+            piece = os.pread(self._file.fileno(), min(_PIECE, len(view)), offset)
+            if not piece:
+                raise OSError(errno.EIO, "the spill file has lost a frame")
+            view[: len(piece)] = piece
+            view, offset = view[len(piece) :], offset + len(piece)
+        return out
 
     def free(self, place: int) -> None:
         """Let the place be used again."""
