@@ -203,20 +203,6 @@ def test_a_failure_ends_the_work_and_frees_who_waits():
     assert disk.got == {0: 0, 1: 1}
 
 
-def test_room_is_made_ahead_of_the_frames_and_within_the_budget():
-    for budget, ahead in ((48 * 2, 2), (1 << 20, 2)):
-        line = feed(Disk(), budget=budget)
-        line.warm_up()
-        for _ in range(WAIT * 1000):
-            if len(line._free) == ahead:
-                break
-            threading.Event().wait(0.001)
-        assert len(line._free) == line._slabs == ahead
-        assert line.stats().nbytes <= budget
-        assert not any(slab.array.any() for slab in line._free)
-        line.close()
-
-
 def test_peek_finds_what_waits_and_nothing_else():
     disk = Disk()
     disk.gate.clear()

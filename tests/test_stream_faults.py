@@ -717,10 +717,11 @@ def test_a_system_that_has_no_thread_left(tmp_path, monkeypatch):
         raise RuntimeError("can't start new thread")
 
     path = tmp_path / "a.ome.tiff"
-    monkeypatch.setattr(threading.Thread, "start", refused)
     stream = create_stream(AcquisitionSettings.model_validate(settings_for(path, "tiff")))
-    with pytest.raises(StreamError, match=r"no thread to give .* the first 0 of 0 frames are safe"):
-        stream.append(coded(0))
+    monkeypatch.setattr(threading.Thread, "start", refused)
+    stream.append(coded(0))
+    with pytest.raises(StreamError, match=r"no thread to give .* the first 0 of 1 frames are safe"):
+        stream.append(coded(1))
     with pytest.raises(StreamError, match="no thread to give"):
         stream.close()
     assert not list(tmp_path.iterdir())

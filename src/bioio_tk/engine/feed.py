@@ -26,8 +26,6 @@ POLICIES = ("block", "raise", "spill")
 _SLAB = 1 << 20
 """Bytes of small frames that wait, and are stored, together."""
 _MOST_TOGETHER = 512
-_AHEAD = 2
-"""Empty slabs that workers with nothing else to do keep ready."""
 _PIECE = 1 << 18
 """Bytes of a spilled frame that are read at once."""
 _PATIENCE = 0.1
@@ -157,7 +155,7 @@ class Feed:
         self._fed = threading.Condition(self._lock)
         self._freed = threading.Condition(self._lock)
         self._free: list[_Slab] = []
-        self._slabs = self._coming = 0  # all of them, and those a worker is just making
+        self._slabs = 0
         self._queue: deque[_Slab] = deque()  # of which not everything is taken
         self._working: set[_Slab] = set()
         # the slab that is being filled, how much of it is, the next number, how many frames were
@@ -174,11 +172,6 @@ class Feed:
         """What has ended the work of the workers; nothing is stored after it."""
 
     # ------------------------------------------------------------------ giving
-
-    def warm_up(self) -> None:
-        """Have a worker make room for the first frames, before they come."""
-        if not self._threads:
-            self._hire()
 
     @property
     def next(self) -> int:
@@ -254,7 +247,7 @@ class Feed:
                 if self.error is not None:
                     raise self.error
                 slab = self._find()
-                if slab is None and (self._coming or self._policy == "block"):
+                if slab is None and self._policy == "block":
                     waited = True
                     self._freed.wait(_PATIENCE)
                     continue
@@ -335,16 +328,13 @@ class Feed:
             with self._lock:
                 # counted as idle before the last look: who gives a frame after it sees that
                 self._idle += 1
-                while (batch := self._take()) is None and not self._lacks_room():
+                while (batch := self._take()) is None:
                     if self._ending or self.error is not None:
                         return
                     self._fed.wait()
                 self._idle -= 1
+            slab, start, stop = batch
             try:
-                if batch is None:
-                    self._make_room()
-                    continue
-                slab, start, stop = batch
                 frames = slab.array[start:stop]
                 if slab.spilled:
                     assert self._spill is not None
@@ -356,27 +346,6 @@ class Feed:
                 self.fail(exc)
                 return
             self._done(slab, start, stop)
-
-    def _lacks_room(self) -> bool:
-        """Return whether a slab should be made ahead, and count it. The lock is held."""
-        lacks = (
-            len(self._free) < _AHEAD
-            and self._slabs < self._most
-            and not self._ending
-            and self.error is None
-        )
-        self._slabs += lacks
-        self._coming += lacks
-        return lacks
-
-    def _make_room(self) -> None:
-        """Make a slab that has its memory: the system may take its time to give that."""
-        slab = _Slab(np.empty((self._places, *self._shape), self._dtype))
-        slab.array[...] = 0
-        with self._lock:
-            self._coming -= 1
-            self._free.append(slab)
-            self._freed.notify_all()
 
     def _take(self) -> tuple[_Slab, int, int] | None:
         """Return the next batch. The lock is held."""

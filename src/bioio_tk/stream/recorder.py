@@ -184,7 +184,6 @@ class Recorder:
         self._files: PlaneFiles | None = None  # once the sinks are closed
         self._planes: dict[int, int] = {}
         self._notes: dict[str, dict[str, Any]] = {}
-        self._feed.warm_up()
 
     def _keeps_tiles(self) -> bool:
         """Return whether tiles wait in memory while frames come."""
