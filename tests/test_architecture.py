@@ -45,7 +45,7 @@ THREADS = {"Thread", "Timer", "ThreadPoolExecutor", "ProcessPoolExecutor", "Pool
 # no formats: all may use them
 SHARED = {"base", "_file", "_open_files", "_store", "_store_url", "_store_zip"} | {
     *("_kinds", "_java_suffixes", "_vendor_tiff"),
-    *("_described", "_numpy_file", "_raw_planes"),
+    *("_described", "_numpy_file", "_raw_planes", "_hdf5_chunks", "_hdf5_file"),
 }
 
 LOOPS = {"backends/_store_url.py": {"asyncio"}}  # speaks to the loop that fsspec runs

@@ -91,10 +91,10 @@ def test_writing_by_shards_equals_writing_by_tiles(tmp_path, data, layout, worke
     want = image.copy()
     want[np.ix_(*all_positions(key, shape))] = 7
     found = []
-    for name, largest in (("shards", write._LARGEST_SHARD), ("tiles", 0)):
+    for name, largest in (("shards", write._LARGEST_UNIT), ("tiles", 0)):
         path = tmp_path / f"{name}.ome.zarr"
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(write, "_LARGEST_SHARD", largest)
+            patch.setattr(write, "_LARGEST_UNIT", largest)
             with BioWriter(
                 path,
                 workers,

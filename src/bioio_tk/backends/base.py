@@ -15,6 +15,7 @@ from bioio_tk.core.location import Location
 from bioio_tk.core.plate import Plate
 from bioio_tk.core.region import Shape5, Slices5
 from bioio_tk.core.spec import Address, ImageSpec
+from bioio_tk.core.views import View
 
 
 @dataclass(frozen=True, slots=True)
@@ -239,6 +240,18 @@ class VendorSource(Source, Protocol):
         ...
 
 
+class ViewSource(Source, Protocol):
+    """A Source whose images lie somewhere in a common space: views of BigDataViewer.
+
+    Attributes
+    ----------
+    views : tuple of View
+        Every stack of every image, by series, then time point, then channel.
+    """
+
+    views: tuple[View, ...]
+
+
 class PlaneSource(Source, Protocol):
     """A Source that reads a stack of small planes faster together than one by one."""
 
@@ -453,6 +466,19 @@ class FolderSink(Sink, Protocol):
     def register(root: Path, group: str, *, version: str, plate: Plate | None) -> None:
         """List an image that was put into a group of `root` where readers look for it."""
         ...
+
+
+class MipmapSink(Sink, Protocol):
+    """A Sink whose smaller levels are each made from the full resolution.
+
+    Attributes
+    ----------
+    factors : tuple of (int, int, int)
+        Of each smaller level of the image: how many pixels of the full resolution one of its
+        pixels is made from, along Y, X, Z.
+    """
+
+    factors: tuple[tuple[int, int, int], ...]
 
 
 class GrowingSink(Sink, Protocol):

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from itertools import product
+import math
+from itertools import pairwise, product
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -19,6 +20,8 @@ METHODS: tuple[str, ...] = ("mean", "nearest", "mode", "median", "max")
 
 # Above this many pixels in a cell, 32-bit floats are summed in 64 bits.
 _FEW = 8
+# Bytes of pixels that are worth working on at a time: they stay in the cache.
+_CACHED = 1 << 21
 # Rows handled at a time by the fast mean: what it works on then stays in the cache.
 _CACHED_ROWS = 128
 
@@ -85,6 +88,89 @@ def shrink(block: NDArray[Any], factor: tuple[int, int, int], method: str) -> ND
     return out.transpose(3, 4, 2, 1, 0)
 
 
+def shrink_all(
+    block: NDArray[Any], factors: Sequence[tuple[int, int, int]], method: str
+) -> list[NDArray[Any]]:
+    """Return what `shrink` makes of a block, for several factors at once.
+
+    Parameters
+    ----------
+    block : ndarray
+        Pixels, shaped (y, x, z, c, t).
+    factors : sequence of (int, int, int)
+        Size of the cells along Y, X, Z.
+    method : str
+        See `shrink`.
+    """
+    pixels = block.transpose(4, 3, 2, 0, 1)
+    whole = pixels.dtype.kind in "iu" and pixels.dtype.itemsize < 8 and pixels.dtype.isnative
+    cells = [(fz, fy, fx) for fy, fx, fz in factors]
+    if method != "mean" or not whole or len(cells) < 2 or not _nested(cells):
+        return [shrink(block, factor, method) for factor in factors]
+    means = _means(pixels, cells)
+    return [mean.transpose(3, 4, 2, 1, 0) for mean in means]
+
+
+def _nested(cells: Sequence[tuple[int, int, int]]) -> bool:
+    """Return whether each cell is made of whole cells of the one before."""
+    return all(a > 0 and b % a == 0 for pair in pairwise(cells) for a, b in zip(*pair, strict=True))
+
+
+def _means(pixels: NDArray[Any], cells: Sequence[tuple[int, int, int]]) -> list[NDArray[Any]]:
+    """Return the means of nested cells of integers: sums of cells are sums of smaller ones.
+
+    Band by band, so that what is worked on stays in the cache.
+    """
+    t, c, z, y, x = pixels.shape
+    largest = cells[-1]
+    dtype = _accumulator(pixels.dtype, math.prod(largest))
+    means = [
+        np.empty((t, c, -(-z // fz), -(-y // fy), -(-x // fx)), pixels.dtype)
+        for fz, fy, fx in cells
+    ]
+    deep, high = largest[:2]
+    row = max(1, t * c * x * pixels.dtype.itemsize)
+    high *= max(1, _CACHED // (deep * high * row))
+    if high >= y:
+        deep *= max(1, _CACHED // max(1, deep * y * row))
+    for first, top in product(range(0, z, deep), range(0, y, high)):
+        band = pixels[:, :, first : first + deep, top : top + high]
+        outs = [
+            mean[:, :, first // fz : -(-(first + deep) // fz), top // fy : -(-(top + high) // fy)]
+            for mean, (fz, fy, _) in zip(means, cells, strict=True)
+        ]
+        _means_of_band(band, cells, dtype, outs)
+    return means
+
+
+def _means_of_band(
+    pixels: NDArray[Any],
+    cells: Sequence[tuple[int, int, int]],
+    dtype: np.dtype[Any],
+    outs: Sequence[NDArray[Any]],
+) -> None:
+    sizes = pixels.shape[2:]
+    total, before = pixels, (1, 1, 1)
+    for cell, out in zip(cells, outs, strict=True):
+        step = tuple(a // b for a, b in zip(cell, before, strict=True))
+        total, before = _sums(total, step, dtype), cell  # type: ignore[arg-type]
+        along = [_parts(n, f) for n, f in zip(sizes, cell, strict=True)]
+        for (_, nz, oz), (_, ny, oy), (_, nx, ox) in product(*along):
+            _divide(total[:, :, oz, oy, ox].copy(), nz * ny * nx, out[:, :, oz, oy, ox])
+
+
+def _sums(a: NDArray[Any], cell: tuple[int, int, int], dtype: np.dtype[Any]) -> NDArray[Any]:
+    """Return the sum of each cell, those cut off at the border too."""
+    t, c, *sizes = a.shape
+    parts = list(product(*(_parts(n, f) for n, f in zip(sizes, cell, strict=True))))
+    if len(parts) == 1 and cell == tuple(n for _, n, _ in parts[0]):
+        return _sum(a, cell, dtype).astype(dtype, copy=False)
+    total = np.empty((t, c, *(-(-n // f) for n, f in zip(sizes, cell, strict=True))), dtype)
+    for (sz, nz, oz), (sy, ny, oy), (sx, nx, ox) in parts:
+        total[:, :, oz, oy, ox] = _sum(a[:, :, sz, sy, sx], (nz, ny, nx), dtype)
+    return total
+
+
 def _parts(size: int, factor: int) -> list[tuple[slice, int, slice]]:
     """Return the stretches of equal cells of an axis: where, cell size, where they go."""
     cells, rest = divmod(size, factor)
@@ -120,7 +206,7 @@ def _mean(a: NDArray[Any], cell: tuple[int, int, int], out: NDArray[Any]) -> Non
         _mean_float(a, cell, out)
     elif size == 8:
         _mean_64(a, cell, out)
-    elif cell == (1, 2, 2) and size <= 2 and a.strides[-1] == size:
+    elif cell == (1, 2, 2) and size <= 2 and a.strides[-1] == size and a.shape[-2] >= _CACHED_ROWS:
         _mean_2x2(a, out)
     else:
         total = _sum(a, cell, _accumulator(a.dtype, n))

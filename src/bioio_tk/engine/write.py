@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 
-from bioio_tk.core.downsample import shrink
+from bioio_tk.core.downsample import shrink_all
 from bioio_tk.core.spec import Address
 from bioio_tk.core.tiling import TileCopy, TileGrid, copy_pixels, open_mesh, plan
 from bioio_tk.engine import arrays
@@ -33,8 +33,8 @@ _Box: TypeAlias = tuple[tuple[int, int], ...]
 _MOST_BOXES = 8
 _WAITING_WORKERS = 16
 """Threads for a sink that waits for a network; each may hold a tile."""
-_LARGEST_SHARD = 64 << 20
-"""Bytes of pixels up to which a shard is stored in one piece."""
+_LARGEST_UNIT = 64 << 20
+"""Bytes of pixels up to which a shard is stored (a block is shrunk) in one piece."""
 
 
 class _Partial:
@@ -105,6 +105,7 @@ class TileWriter:
     Whole tiles are stored at once. A tile given in parts waits in `scratch` until it is full or
     until :meth:`flush`. What is stored is shrunk into the level below, which is written the same
     way, so the whole pyramid grows in one pass and a change of a pixel reaches all its levels.
+    For a `MipmapSink` the full resolution is shrunk into every level, and these no further.
     Where a tile cannot be shrunk alone (one plane of it, where Z is halved as well) the tiles
     that can be shrunk together wait for each other as a block: level ``~n`` in `_partial`.
 
@@ -154,28 +155,28 @@ class TileWriter:
         self._store_lock = threading.Lock()
         self._partial: dict[Address, _Partial] = {}
         self._shrinks = shrinks and len(self._levels) > 1
-        pairs = list(pairwise(self._levels)) if shrinks else []
-        self._factors = [_factor(large.shape, small.shape) for large, small in pairs]
-        self._blocks = [_blocks(v, f) for (v, _), f in zip(pairs, self._factors, strict=True)]
+        self._below = _below(sink, self._levels) if shrinks else [{} for _ in self._levels]
+        self._blocks = [_blocks(v, f) for v, f in zip(self._levels, self._below, strict=True)]
 
     def write(self, spans: tuple[Span, Span, Span, Span, Span], data: NDArray[Any]) -> None:
         """Write `data` (y, x, z, c, t) to the positions `spans` of the full resolution."""
         grid = self._levels[0].grid
-        shards = None if self._done else self._shards(spans)
-        if shards is None:
+        units = None if self._done else self._units(spans)
+        if units is None:
             run(lambda step: self._put(0, step, data), plan(grid, spans), self._workers)
             return
+        put_unit = self._put_shard if self._blocks[0] is None else self._put_block
 
         def put(step: TileCopy) -> None:
             if step.whole:
-                self._put_shard(shards.region(step.key), data[step.dst])
+                put_unit(units.region(step.key), data[step.dst])
                 return
             inside = tuple(_picked(span, dst) for span, dst in zip(spans, step.dst, strict=True))
             part = data[step.dst] if step.plain else data[open_mesh(step.dst, data.shape)]
             for piece in plan(grid, inside):  # type: ignore[arg-type]
                 self._put(0, piece, part)
 
-        run(put, plan(shards, spans), self._workers)
+        run(put, plan(units, spans), self._workers)
 
     def write_tiles(self, tiles: Sequence[tuple[Address, NDArray[Any]]]) -> None:
         """Write whole (clipped) tiles of the full resolution, each given once and never in parts.
@@ -196,30 +197,27 @@ class TileWriter:
             partial = self._partial.get(at)
             return self._sink.load_tile(at) if partial is None else partial.room.array.copy()
 
-    def _shards(self, spans: tuple[Span, ...]) -> TileGrid | None:
-        """Return the grid of shards where a write is wide enough to go shard by shard."""
+    def _units(self, spans: tuple[Span, ...]) -> TileGrid | None:
+        """Return the grid of shards (or blocks) where a write is wide enough to go by them."""
+        blocks = self._blocks[0]
         shard = getattr(self._sink, "shard", None)
-        size = None if shard is None else shard(0)
-        if size is None or (self._blocks and self._blocks[0] is not None):
+        size = blocks.tile if blocks is not None else None if shard is None else shard(0)
+        if size is None:
             return None
         pixels = math.prod(size)
-        small = pixels * self._dtype.itemsize <= _LARGEST_SHARD
+        small = pixels * self._dtype.itemsize <= _LARGEST_UNIT
         many = math.prod(map(len, spans)) >= 2 * self._workers * pixels
         return TileGrid(self._levels[0].shape, size) if small and many else None
 
     def _put_shard(self, region: Region, pixels: NDArray[Any]) -> None:
         """Encode all tiles of a shard, store them as one, and hand them down."""
-        spans = tuple(range(a, b) for a, b in zip(region.start, region.stop, strict=True))
-        steps = list(plan(self._levels[0].grid, spans))  # type: ignore[arg-type]
-        places = [Address(self._image, 0, step.key) for step in steps]
-        with ExitStack() as turns:  # always in the same order, so that two cannot block each other
-            for at in sorted(places):
-                turns.enter_context(self._turns(at))
+        steps, places = self._tiles_in(region)
+        with ExitStack() as turns:
             tiles = []
+            for at in places:
+                turns.enter_context(self._turns(at))
             for at, step in zip(places, steps, strict=True):
-                partial = self._partial.pop(at, None)
-                if partial is not None:
-                    partial.free(self._scratch)
+                self._forget(at)
                 tiles.append((at, self._sink.encode_tile(at, pixels[step.dst])))
             self._sink.store_tiles(tiles)  # type: ignore[attr-defined]
             if self._stored is not None:
@@ -228,6 +226,37 @@ class TileWriter:
             if self._shrinks:
                 for at, step in zip(places, steps, strict=True):
                     self._hand_down(at, pixels[step.dst])
+
+    def _put_block(self, region: Region, pixels: NDArray[Any]) -> None:
+        """Encode and store all tiles of a block, and shrink it where it lies."""
+        steps, places = self._tiles_in(region)
+        block = self._block_of(places[0], self._block_grid(0))
+        with ExitStack() as turns:
+            for at in places:
+                turns.enter_context(self._turns(at))
+            with self._turns(block):
+                self._forget(block)
+                for at, step in zip(places, steps, strict=True):
+                    self._forget(at)
+                    self._store_encoded(at, self._sink.encode_tile(at, pixels[step.dst]))
+                self._shrink_block(block, pixels)
+
+    def _tiles_in(self, region: Region) -> tuple[list[TileCopy], list[Address]]:
+        """Return all tiles of a part of the full resolution.
+
+        Always in the same order, so that two threads that take their turns cannot block each
+        other.
+        """
+        spans = tuple(range(a, b) for a, b in zip(region.start, region.stop, strict=True))
+        found = plan(self._levels[0].grid, spans)  # type: ignore[arg-type]
+        steps = sorted(found, key=lambda step: step.key)
+        return steps, [Address(self._image, 0, step.key) for step in steps]
+
+    def _forget(self, at: Address) -> None:
+        """Drop what waits of a tile (or block) that comes whole; its turn is held."""
+        partial = self._partial.pop(at, None)
+        if partial is not None:
+            partial.free(self._scratch)
 
     def flush(self) -> None:
         """Store every tile that still waits, level by level; pixels never given are 0."""
@@ -267,14 +296,15 @@ class TileWriter:
     def _wanted(self, at: Address) -> bool:
         """Return whether a smaller tile that this one is a part of is not done."""
         region = self._levels[at.level].grid.region(at.key)
-        below = self._levels[at.level + 1]
-        factor = (*self._factors[at.level], 1, 1)
-        spans = [
-            range(a // f // n, -(-b // (f * n)))
-            for a, b, f, n in zip(region.start, region.stop, factor, below.tile, strict=True)
-        ]
-        keys = product(*spans)
-        return any(Address(self._image, at.level + 1, key) not in self._done for key in keys)  # type: ignore[arg-type]
+        for level, factor in self._below[at.level].items():
+            sizes = ((*factor, 1, 1), self._levels[level].tile)
+            spans = [
+                range(a // f // n, -(-b // (f * n)))
+                for a, b, f, n in zip(region.start, region.stop, *sizes, strict=True)
+            ]
+            if any(Address(self._image, level, key) not in self._done for key in product(*spans)):  # type: ignore[arg-type]
+                return True
+        return False
 
     def _hand_down_again(self, at: Address) -> None:
         tile = self._sink.load_tile(at)
@@ -295,20 +325,21 @@ class TileWriter:
 
     def _shrink_to(self, at: Address) -> None:
         """Make one tile of a smaller level; nothing where nothing is stored above it."""
-        above, factor = self._levels[at.level - 1], self._factors[at.level - 1]
+        source = next(n for n, below in enumerate(self._below) if at.level in below)
+        above, factor = self._levels[source], self._below[source][at.level]
         region = self._levels[at.level].grid.region(at.key)
         bounds = zip(region.start, region.stop, (*factor, 1, 1), above.shape, strict=True)
         spans = tuple(range(a * f, min(b * f, n)) for a, b, f, n in bounds)
         pixels: NDArray[Any] | None = None
         for step in plan(above.grid, spans):  # type: ignore[arg-type]
-            stored = self._sink.load_tile(Address(self._image, at.level - 1, step.key))
+            stored = self._sink.load_tile(Address(self._image, source, step.key))
             if stored is None:
                 continue
             if pixels is None:
                 pixels = arrays.zeros(tuple(map(len, spans)), self._dtype)  # type: ignore[arg-type]
             pixels[step.dst] = stored[step.src]
         if pixels is not None:
-            tile = shrink(pixels, factor, self._method)
+            (tile,) = shrink_all(pixels, [factor], self._method)
             self._store_encoded(at, self._sink.encode_tile(at, tile))
 
     def take_waiting(self) -> list[tuple[int, tuple[range, ...], NDArray[Any]]]:
@@ -365,9 +396,7 @@ class TileWriter:
             return
         with self._turns(at):
             if step.whole:
-                partial = self._partial.pop(at, None)
-                if partial is not None:
-                    partial.free(self._scratch)
+                self._forget(at)
                 self._store(at, data[step.dst])
                 return
             self._give(at, step, data)
@@ -383,7 +412,7 @@ class TileWriter:
             partial.rest()
 
     def _begin(self, at: Address, given: Address | None = None) -> _Partial:
-        grid = self._levels[at.level].grid if at.level >= 0 else self._block_grid(at)
+        grid = self._levels[at.level].grid if at.level >= 0 else self._block_grid(~at.level)
         room = self._scratch.room(grid.tile_shape(at.key), self._dtype)
         if at.level >= 0:
             stored = self._sink.load_tile(at)
@@ -399,7 +428,7 @@ class TileWriter:
         # only ever taken from a level to its blocks and to the next smaller one, so they cannot
         # block each other
         encoded = self._sink.encode_tile(at, tile)
-        if not self._shrinks or at.level + 1 == len(self._levels):
+        if not self._below[at.level]:
             self._store_encoded(at, encoded)
             return
         blocks = self._blocks[at.level]
@@ -440,7 +469,7 @@ class TileWriter:
 
     def _give_block(self, block: Address, at: Address, tile: NDArray[Any]) -> None:
         """Put a stored tile into the block it is shrunk with; the block's turn is held."""
-        grid = self._block_grid(block)
+        grid = self._block_grid(~block.level)
         start = self._levels[at.level].grid.region(at.key).start
         spans = tuple(range(a, a + n) for a, n in zip(start, tile.shape, strict=True))
         (step,) = plan(grid, spans)  # type: ignore[arg-type]
@@ -452,27 +481,28 @@ class TileWriter:
         self._give(block, step, tile)
 
     def _shrink_block(self, at: Address, block: NDArray[Any]) -> None:
-        self._shrink_down(~at.level, self._block_grid(at).region(at.key).start, block)
+        start = self._block_grid(~at.level).region(at.key).start
+        self._shrink_down(~at.level, start, block)
 
     def _shrink_down(self, level: int, start: Shape5, pixels: NDArray[Any]) -> None:
-        factor = self._factors[level]
-        small = shrink(pixels, factor, self._method)
-        spans = tuple(
-            range(a // f, a // f + n)
-            for a, f, n in zip(start, (*factor, 1, 1), small.shape, strict=True)
-        )
-        below = self._levels[level + 1].grid
-        for step in plan(below, spans):  # type: ignore[arg-type]
-            self._put(level + 1, step, small)
+        below = self._below[level]
+        smaller = shrink_all(pixels, list(below.values()), self._method)
+        for (number, factor), small in zip(below.items(), smaller, strict=True):
+            spans = tuple(
+                range(a // f, a // f + n)
+                for a, f, n in zip(start, (*factor, 1, 1), small.shape, strict=True)
+            )
+            for step in plan(self._levels[number].grid, spans):  # type: ignore[arg-type]
+                self._put(number, step, small)
 
-    def _block_grid(self, at: Address) -> TileGrid:
-        grid = self._blocks[~at.level]
+    def _block_grid(self, level: int) -> TileGrid:
+        grid = self._blocks[level]
         assert grid is not None
         return grid
 
     def _load_block(self, at: Address, out: NDArray[Any], given: Address | None) -> None:
         """Fill a block with what is stored of it, but for the tile that will be given."""
-        region = self._block_grid(at).region(at.key)
+        region = self._block_grid(~at.level).region(at.key)
         spans = tuple(range(a, b) for a, b in zip(region.start, region.stop, strict=True))
         for step in plan(self._levels[~at.level].grid, spans):  # type: ignore[arg-type]
             tile = Address(self._image, ~at.level, step.key)
@@ -490,10 +520,20 @@ def _factor(large: Shape5, small: Shape5) -> tuple[int, int, int]:
     return (y, x, z)
 
 
-def _blocks(level: Level, factor: tuple[int, int, int]) -> TileGrid | None:
+def _below(sink: Sink, levels: Sequence[Level]) -> list[dict[int, tuple[int, int, int]]]:
+    """Return which levels each level is shrunk into, and by how much along Y, X, Z."""
+    factors = getattr(sink, "factors", None)
+    if factors is not None:
+        return [dict(enumerate(factors, 1)), *({} for _ in levels[1:])]
+    pairs = enumerate(pairwise(levels), 1)
+    return [*({n: _factor(large.shape, small.shape)} for n, (large, small) in pairs), {}]
+
+
+def _blocks(level: Level, below: dict[int, tuple[int, int, int]]) -> TileGrid | None:
     """Return the grid of the smallest groups of tiles that can be shrunk; None: single tiles."""
-    size = tuple(math.lcm(n, f) for n, f in zip(level.tile, (*factor, 1, 1), strict=True))
-    return None if size == level.tile else TileGrid(level.shape, size)  # type: ignore[arg-type]
+    y, x, z = (math.lcm(*sizes) for sizes in zip(level.tile[:3], *below.values(), strict=True))
+    size = (y, x, z, *level.tile[3:])
+    return None if size == level.tile else TileGrid(level.shape, size)
 
 
 def _picked(span: Span, item: Any) -> Span:
