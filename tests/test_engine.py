@@ -19,6 +19,7 @@ from bioio_tk.backends.base import Caps
 from bioio_tk.core.index import select
 from bioio_tk.core.spec import Address, ImageSpec, pyramid_levels
 from bioio_tk.engine import read as reading
+from bioio_tk.engine import write as writing
 from bioio_tk.engine.read import OwnTiles, TileCache, read
 from bioio_tk.engine.scratch import Scratch
 from bioio_tk.engine.write import TileWriter
@@ -556,8 +557,9 @@ class Fails(Store):
 @pytest.mark.parametrize("level", [0, 1])
 @pytest.mark.parametrize("step", ["encode", "store"])
 def test_a_tile_that_cannot_be_stored_is_an_error_in_the_caller(
-    scratch, workers, parallel, level, step, stopped
+    scratch, workers, parallel, level, step, stopped, monkeypatch
 ):
+    monkeypatch.setattr(writing, "_UNIT", 0)  # tile by tile
     shape = (320, 320, 1, 1, 1)
     at = Address(0, level, (1, 1, 0, 0, 0))
     store = Fails(step, at, stopped, spec=described(shape, levels=2))

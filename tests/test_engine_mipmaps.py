@@ -62,6 +62,7 @@ def test_levels_are_means_of_the_full_resolution(case, workers, blocks, tmp_path
     with pytest.MonkeyPatch.context() as patch:
         if not blocks:
             patch.setattr(writing, "_LARGEST_UNIT", 0)
+            patch.setattr(writing, "_UNIT", 0)
         # eight parts, in any case all of it; then a part of it anew
         for corner in np.ndindex(2, 2, 2):
             box = tuple(

@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import math
 from itertools import pairwise, product
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 
 from bioio_tk.errors import SpecError
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from numpy.typing import NDArray
 
+Method: TypeAlias = "str | Callable[[NDArray[Any], tuple[int, int, int]], NDArray[Any]]"
+"""One of METHODS, or a function that does what `shrink` does, of a block and a factor."""
 METHODS: tuple[str, ...] = ("mean", "nearest", "mode", "median", "max")
 """The methods `shrink` knows."""
 
@@ -89,7 +91,7 @@ def shrink(block: NDArray[Any], factor: tuple[int, int, int], method: str) -> ND
 
 
 def shrink_all(
-    block: NDArray[Any], factors: Sequence[tuple[int, int, int]], method: str
+    block: NDArray[Any], factors: Sequence[tuple[int, int, int]], method: Method
 ) -> list[NDArray[Any]]:
     """Return what `shrink` makes of a block, for several factors at once.
 
@@ -99,9 +101,11 @@ def shrink_all(
         Pixels, shaped (y, x, z, c, t).
     factors : sequence of (int, int, int)
         Size of the cells along Y, X, Z.
-    method : str
-        See `shrink`.
+    method : Method
+        See `shrink`; or a function in its place.
     """
+    if callable(method):
+        return [method(block, factor) for factor in factors]
     pixels = block.transpose(4, 3, 2, 0, 1)
     whole = pixels.dtype.kind in "iu" and pixels.dtype.itemsize < 8 and pixels.dtype.isnative
     cells = [(fz, fy, fx) for fy, fx, fz in factors]

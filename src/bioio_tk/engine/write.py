@@ -18,11 +18,12 @@ from bioio_tk.engine.pool import Turns, run
 from bioio_tk.errors import SpecError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Sequence
+    from collections.abc import Callable, Collection, Iterable, Sequence
 
     from numpy.typing import NDArray
 
     from bioio_tk.backends.base import Sink
+    from bioio_tk.core.downsample import Method
     from bioio_tk.core.region import Region, Shape5
     from bioio_tk.core.spec import Level
     from bioio_tk.core.tiling import Span, TileKey
@@ -35,6 +36,8 @@ _WAITING_WORKERS = 16
 """Threads for a sink that waits for a network; each may hold a tile."""
 _LARGEST_UNIT = 64 << 20
 """Bytes of pixels up to which a shard is stored (a block is shrunk) in one piece."""
+_UNIT = 2 << 20
+"""Bytes of pixels that are worth shrinking together where tiles are smaller."""
 
 
 class _Partial:
@@ -119,7 +122,7 @@ class TileWriter:
         Threads to encode with.
     scratch : Scratch
         Room for tiles that wait.
-    method : str
+    method : Method
         How pixels are joined, see `core.downsample`.
     done : collection of Address
         Tiles of any level that an earlier run has stored: they are not written again. Call
@@ -137,7 +140,7 @@ class TileWriter:
         *,
         workers: int,
         scratch: Scratch,
-        method: str = "mean",
+        method: Method = "mean",
         done: Collection[Address] = (),
         stored: Callable[[Sequence[tuple[Address, Any]]], object] | None = None,
         shrinks: bool = True,
@@ -154,6 +157,8 @@ class TileWriter:
         self._turns = Turns()
         self._store_lock = threading.Lock()
         self._partial: dict[Address, _Partial] = {}
+        shard = getattr(sink, "shard", None)
+        self._shard: Shape5 | None = None if shard is None else shard(0)
         self._shrinks = shrinks and len(self._levels) > 1
         self._below = _below(sink, self._levels) if shrinks else [{} for _ in self._levels]
         self._blocks = [_blocks(v, f) for v, f in zip(self._levels, self._below, strict=True)]
@@ -165,11 +170,10 @@ class TileWriter:
         if units is None:
             run(lambda step: self._put(0, step, data), plan(grid, spans), self._workers)
             return
-        put_unit = self._put_shard if self._blocks[0] is None else self._put_block
 
         def put(step: TileCopy) -> None:
             if step.whole:
-                put_unit(units.region(step.key), data[step.dst])
+                self._put_unit(units.region(step.key), data[step.dst])
                 return
             inside = tuple(_picked(span, dst) for span, dst in zip(spans, step.dst, strict=True))
             part = data[step.dst] if step.plain else data[open_mesh(step.dst, data.shape)]
@@ -198,59 +202,50 @@ class TileWriter:
             return self._sink.load_tile(at) if partial is None else partial.room.array.copy()
 
     def _units(self, spans: tuple[Span, ...]) -> TileGrid | None:
-        """Return the grid of shards (or blocks) where a write is wide enough to go by them."""
-        blocks = self._blocks[0]
-        shard = getattr(self._sink, "shard", None)
-        size = blocks.tile if blocks is not None else None if shard is None else shard(0)
-        if size is None:
-            return None
-        pixels = math.prod(size)
-        small = pixels * self._dtype.itemsize <= _LARGEST_UNIT
-        many = math.prod(map(len, spans)) >= 2 * self._workers * pixels
-        return TileGrid(self._levels[0].shape, size) if small and many else None
+        """Return the grid of groups of tiles to go by, where a write is wide enough for that.
 
-    def _put_shard(self, region: Region, pixels: NDArray[Any]) -> None:
-        """Encode all tiles of a shard, store them as one, and hand them down."""
-        steps, places = self._tiles_in(region)
-        with ExitStack() as turns:
-            tiles = []
-            for at in places:
-                turns.enter_context(self._turns(at))
-            for at, step in zip(places, steps, strict=True):
-                self._forget(at)
-                tiles.append((at, self._sink.encode_tile(at, pixels[step.dst])))
-            self._sink.store_tiles(tiles)  # type: ignore[attr-defined]
-            if self._stored is not None:
-                self._stored(tiles)
-            del tiles
-            if self._shrinks:
-                for at, step in zip(places, steps, strict=True):
-                    self._hand_down(at, pixels[step.dst])
-
-    def _put_block(self, region: Region, pixels: NDArray[Any]) -> None:
-        """Encode and store all tiles of a block, and shrink it where it lies."""
-        steps, places = self._tiles_in(region)
-        block = self._block_of(places[0], self._block_grid(0))
-        with ExitStack() as turns:
-            for at in places:
-                turns.enter_context(self._turns(at))
-            with self._turns(block):
-                self._forget(block)
-                for at, step in zip(places, steps, strict=True):
-                    self._forget(at)
-                    self._store_encoded(at, self._sink.encode_tile(at, pixels[step.dst]))
-                self._shrink_block(block, pixels)
-
-    def _tiles_in(self, region: Region) -> tuple[list[TileCopy], list[Address]]:
-        """Return all tiles of a part of the full resolution.
-
-        Always in the same order, so that two threads that take their turns cannot block each
-        other.
+        Those are shards, or what is shrunk in one piece: small tiles one by one take longer.
         """
+        least, shape = self._blocks[0], self._levels[0].shape
+        if least is None and self._shard is not None:
+            size = self._shard
+        elif self._below[0]:
+            size = self._levels[0].tile if least is None else least.tile
+        else:
+            return None
+        wide = math.prod(map(len, spans)) // (2 * self._workers)
+        pixels = math.prod(size)
+        if pixels > wide or pixels * self._dtype.itemsize > _LARGEST_UNIT:
+            return None
+        if size is not self._shard:
+            size = _grown(size, shape, min(wide, _UNIT // self._dtype.itemsize))
+        return None if size == self._levels[0].tile else TileGrid(shape, size)
+
+    def _put_unit(self, region: Region, pixels: NDArray[Any]) -> None:
+        """Encode and store all tiles of a shard or of whole blocks, and shrink it where it lies."""
         spans = tuple(range(a, b) for a, b in zip(region.start, region.stop, strict=True))
-        found = plan(self._levels[0].grid, spans)  # type: ignore[arg-type]
-        steps = sorted(found, key=lambda step: step.key)
-        return steps, [Address(self._image, 0, step.key) for step in steps]
+        # always in the same order, so that two threads that take their turns cannot block each
+        # other
+        steps = sorted(plan(self._levels[0].grid, spans), key=lambda step: step.key)  # type: ignore[arg-type]
+        places = [Address(self._image, 0, step.key) for step in steps]
+        grid = self._blocks[0]
+        keys = sorted(step.key for step in plan(grid, spans)) if grid is not None else []  # type: ignore[arg-type]
+        with ExitStack() as turns:
+            for at in (*places, *(Address(self._image, ~0, key) for key in keys)):
+                turns.enter_context(self._turns(at))
+                self._forget(at)
+            tiles = ((at, pixels[step.dst]) for at, step in zip(places, steps, strict=True))
+            if self._shard is not None and grid is None:
+                encoded = [(at, self._sink.encode_tile(at, tile)) for at, tile in tiles]
+                self._sink.store_tiles(encoded)  # type: ignore[attr-defined]
+                if self._stored is not None:
+                    self._stored(encoded)
+                del encoded
+            else:
+                for at, tile in tiles:
+                    self._store_encoded(at, self._sink.encode_tile(at, tile))
+            if self._shrinks:
+                self._shrink_down(0, region.start, pixels)
 
     def _forget(self, at: Address) -> None:
         """Drop what waits of a tile (or block) that comes whole; its turn is held."""
@@ -264,8 +259,15 @@ class TileWriter:
             self._flush(level)
             self._flush(~level)
 
-    def shrink_stored(self, progress: Callable[[TileKey], object] | None = None) -> None:
-        """Fill the smaller levels from the stored tiles of the full resolution, then flush."""
+    def shrink_stored(
+        self,
+        progress: Callable[[TileKey], object] | None = None,
+        order: Iterable[TileKey] | None = None,
+    ) -> None:
+        """Fill the smaller levels from the stored tiles of the full resolution, then flush.
+
+        `order` has all of these tiles; by default they come row by row.
+        """
         level = self._levels[0]
 
         def shrink_one(key: TileKey) -> None:
@@ -278,7 +280,7 @@ class TileWriter:
                 progress(key)
 
         if len(self._levels) > 1:
-            run(shrink_one, level.grid.keys(), self._workers)
+            run(shrink_one, level.grid.keys() if order is None else order, self._workers)
         self.flush()
 
     def resume(self) -> None:
@@ -534,6 +536,15 @@ def _blocks(level: Level, below: dict[int, tuple[int, int, int]]) -> TileGrid | 
     y, x, z = (math.lcm(*sizes) for sizes in zip(level.tile[:3], *below.values(), strict=True))
     size = (y, x, z, *level.tile[3:])
     return None if size == level.tile else TileGrid(level.shape, size)
+
+
+def _grown(size: Shape5, shape: Shape5, most: int) -> Shape5:
+    """Return a multiple of `size` of at most so many pixels: longer along X, then Y, then Z."""
+    grown = list(size)
+    for axis in (1, 0, 2):
+        while grown[axis] < shape[axis] and math.prod(grown) * 2 <= most:
+            grown[axis] *= 2
+    return tuple(grown)  # type: ignore[return-value]
 
 
 def _picked(span: Span, item: Any) -> Span:
