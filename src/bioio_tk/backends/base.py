@@ -15,7 +15,7 @@ from bioio_tk.core.location import Location
 from bioio_tk.core.plate import Plate
 from bioio_tk.core.region import Shape5, Slices5
 from bioio_tk.core.spec import Address, ImageSpec
-from bioio_tk.core.views import View
+from bioio_tk.core.views import Mipmap, Scheme, Shape3, View, ViewId
 
 
 @dataclass(frozen=True, slots=True)
@@ -481,6 +481,97 @@ class MipmapSink(Sink, Protocol):
     factors: tuple[tuple[int, int, int], ...]
 
 
+class ViewSink(MipmapSink, Protocol):
+    """A Sink for one view, a stack. Nobody sees it before finish()."""
+
+    def abort(self) -> None:
+        """Remove what was begun; what was there of the view before stays. Safe to call twice."""
+        ...
+
+
+class ViewStore(Protocol):
+    """A file of views that can be written, and written on: the pixels of a BDV dataset.
+
+    Attributes
+    ----------
+    partitions : sequence of (str, sequence of int, sequence of int)
+        The files it is spread over: name, time points, setups; none for a single file.
+    """
+
+    @property
+    def partitions(self) -> Sequence[tuple[str, Sequence[int], Sequence[int]]]: ...
+
+    @classmethod
+    def create(cls, path: Path, *, times_per_file: int = 0, setups_per_file: int = 0) -> ViewStore:
+        """Make a new file; 0 does not spread it along that."""
+        ...
+
+    @staticmethod
+    def remove(path: Path) -> None:
+        """Remove a file of views and all it is spread over; TargetBusyError if it is in use."""
+        ...
+
+    @classmethod
+    def open(cls, path: Path, *, writable: bool) -> ViewStore:
+        """Open a file of any writer."""
+        ...
+
+    def setups(self) -> tuple[int, ...]:
+        """Return the setups of the file."""
+        ...
+
+    def views(self) -> tuple[ViewId, ...]:
+        """Return the views of which there are pixels."""
+        ...
+
+    def scheme(self, setup: int) -> Scheme:
+        """Return how a setup is stored."""
+        ...
+
+    def shape(self, view: ViewId) -> Shape3:
+        """Return the size of the first resolution of a view."""
+        ...
+
+    def shapes(self, view: ViewId) -> tuple[Shape3, ...]:
+        """Return the sizes of all resolutions a view had when the file was opened."""
+        ...
+
+    def add_setup(self, setup: int, scheme: Scheme) -> None:
+        """Say how the views of a setup will be stored. Again the same: nothing happens."""
+        ...
+
+    def begin_view(self, view: ViewId, size: Shape3) -> ViewSink:
+        """Return what stores a new view, or a new version of one, of that full resolution."""
+        ...
+
+    def begin_levels(  # noqa: PLR0913
+        self,
+        view: ViewId,
+        size: Shape3,
+        mipmaps: Sequence[Mipmap],
+        compression: str | None,
+        level: int | None,
+    ) -> ViewSink:
+        """Return what adds smaller resolutions to a view; its level 0 is what is stored."""
+        ...
+
+    def set_mipmaps(self, setup: int, mipmaps: Sequence[Mipmap]) -> None:
+        """Say which resolutions the views of a setup have."""
+        ...
+
+    def remove_view(self, view: ViewId) -> None:
+        """Remove a view."""
+        ...
+
+    def flush(self) -> None:
+        """Put all that is finished on disk."""
+        ...
+
+    def close(self) -> None:
+        """Release the file. Safe to call twice."""
+        ...
+
+
 class GrowingSink(Sink, Protocol):
     """A Sink for one image whose planes come one after the other while others may read it.
 
@@ -588,4 +679,20 @@ class GrowingStore(Protocol):
 
     def close(self) -> None:
         """Release all files. Safe to call twice; without finish() images stay as `extend` left."""
+        ...
+
+
+class PlaneStore(GrowingStore, Protocol):
+    """A GrowingStore of more than one file, whose planes are read without a Source."""
+
+    @staticmethod
+    def beside(path: Path) -> Sequence[Path]:
+        """Return the files that are made, and replaced, with the one at `path`."""
+        ...
+
+    @classmethod
+    def read_plane(
+        cls, path: Path, plan: AcquisitionPlan, position: int, plane: int
+    ) -> NDArray[Any]:
+        """Return a plane (y, x) of a position as it is on disk now, 0 where nothing is."""
         ...

@@ -194,3 +194,28 @@ class View:
     def affine(self) -> NDArray[np.float64]:
         """From the pixel (x, y, z) to the world: all transforms together, shape (3, 4)."""
         return joined(self.transforms)
+
+
+@dataclass(frozen=True, slots=True)
+class Scheme:
+    """How the stacks of a setup are stored.
+
+    Attributes
+    ----------
+    dtype : numpy.dtype
+        Pixel type in native byte order.
+    mipmaps : tuple of Mipmap
+        The resolutions.
+    compression : str or None
+        Of the chunks: ``"gzip"``, ``"none"``; None is the format's default.
+    level : int or None
+        Of the compression.
+    reduced_compression : str or None
+        That of the smaller resolutions, where it is another one.
+    """
+
+    dtype: np.dtype[Any]
+    mipmaps: tuple[Mipmap, ...]
+    compression: str | None = "gzip"
+    level: int | None = None
+    reduced_compression: str | None = None

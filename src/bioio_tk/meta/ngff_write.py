@@ -88,6 +88,7 @@ def image_attributes(
     document: dict[str, Any] = {"multiscales": [_multiscale(spec, described, paths, method)]}
     if version == "0.4":
         document["multiscales"][0]["version"] = version
+        _state_origin(document["multiscales"][0]["datasets"])
     # Cameras, or what else is stored in place of channels, are no channels.
     if all(axis.letter != "c" or axis.document["type"] == "channel" for axis in described):
         document["omero"] = _omero(spec, windows)
@@ -252,6 +253,17 @@ def _multiscale(
         image["type"] = method
         image["metadata"] = {"method": "bioio_tk", "description": f"{method} of each cell"}
     return image
+
+
+def _state_origin(datasets: list[dict[str, Any]]) -> None:
+    """Give the full resolution a translation of 0 where a smaller one has a translation.
+
+    BigStitcher compares the two, and there are versions of it that take the first translation
+    they meet for that of the full resolution.
+    """
+    first, *smaller = (dataset["coordinateTransformations"] for dataset in datasets)
+    if len(first) == 1 and any(len(steps) > 1 for steps in smaller):
+        first.append({"type": "translation", "translation": [0.0] * len(first[0]["scale"])})
 
 
 def _most_fields(plate: Plate, run: int) -> dict[str, int]:
