@@ -20,8 +20,10 @@ BLOCK_BYTES = 2**19
 BLOCK_DEPTH = 16
 """Planes of one block, at most: as they come from a camera they wait until it is full."""
 _BDV_VOXELS = 4096
-# Blocks are not made smaller than this along X, Y, Z only to leave less of the last ones empty.
-_LEAST = (64, 64, 4)
+# Blocks are not made flatter than this only to leave less of the last ones empty.
+_LEAST_DEPTH = 4
+_STEP = 8
+"""Sides of blocks are powers of two, or multiples of this where the stack is short."""
 
 
 def propose(
@@ -29,9 +31,9 @@ def propose(
 ) -> tuple[Mipmap, ...]:
     """Return the resolutions BigDataViewer proposes, in blocks as large as disks like them.
 
-    The sides of a block are powers of two, about equal in the world, and it holds 512 KiB, or
-    less: it has 16 planes at most, is no longer than the stack needs, and shorter where otherwise
-    the last ones along an axis would be empty by more than an eighth of the stack.
+    The sides of a block are about equal in the world, and it holds 512 KiB, or less: it has 16
+    planes at most, is no longer than the stack needs, and so much shorter that the last ones along
+    an axis are not mostly empty.
 
     Parameters
     ----------
@@ -118,26 +120,37 @@ def _check(size: Sequence[int], voxel: Sequence[float]) -> None:
 
 def _block(shape: Sequence[int], scale: Sequence[float], voxels: int) -> list[int]:
     """Return a block along X, Y, Z: the axis that is shortest in the world grows first."""
-    limits = [_limit(n, least) for n, least in zip(shape, _LEAST, strict=True)]
-    limits[2] = min(limits[2], BLOCK_DEPTH)
+    limits = [1 << (n - 1).bit_length() for n in shape]
+    limits[2] = min(_depth(shape[2]), BLOCK_DEPTH)
     block = [1, 1, 1]
     while math.prod(block) * 2 <= voxels:
         short = [d for d in range(3) if block[d] < limits[d]]
         if not short:
             break
         block[min(short, key=lambda d: block[d] * scale[d])] *= 2
-    return block
+    return [*(_evened(n, side) for n, side in zip(shape[:2], block[:2], strict=True)), block[2]]
 
 
-def _limit(length: int, least: int) -> int:
-    """Return how long a block may be along an axis of that length."""
-    longest: int = 1 << (length - 1).bit_length()
-    sides = [longest]
-    while sides[-1] > least:
-        sides.append(sides[-1] // 2)
-    empty = [-length % side for side in sides]
-    few = [side for side, lost in zip(sides, empty, strict=True) if lost * 8 <= length]
-    return few[0] if few else sides[empty.index(min(empty))]
+def _evened(length: int, side: int) -> int:
+    """Return a side no longer than this one of which as many do, with less of the last one empty.
+
+    >>> _evened(300, 128), _evened(2048, 128)
+    (104, 128)
+    """
+    count = -(-length // side)
+    return min(side, -(-length // (count * _STEP)) * _STEP)
+
+
+def _depth(planes: int) -> int:
+    """Return how deep a block may be: a power of two that leaves little of the last ones empty."""
+    side: int = 1 << (planes - 1).bit_length()
+    sides = [side]
+    while side > _LEAST_DEPTH:
+        side //= 2
+        sides.append(side)
+    return next(
+        (n for n in sides if -planes % n * 8 <= planes), min(sides, key=lambda n: -planes % n)
+    )
 
 
 def _bdv_block(shape: Sequence[int], scale: Sequence[float]) -> list[int]:
