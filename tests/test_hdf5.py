@@ -228,6 +228,8 @@ def test_who_reads_a_container(tmp_path, monkeypatch):
         (tmp_path / name).write_bytes((tmp_path / "a.h5").read_bytes())
         assert registry.choose(tmp_path / name).backend.name == reader, name
     (tmp_path / "a.xml").write_text("<SpimData/>")  # then it is a part of BigDataViewer's
+    assert registry.choose(tmp_path / "a.h5").backend.name == "bdv"
+    (tmp_path / "a.xml").write_text("<other/>")  # then Bio-Formats may know what it is a part of
     assert registry.choose(tmp_path / "a.h5").backend.name == "java"
     monkeypatch.setattr("bioio_tk.backends._java_home.missing", lambda: "no Java")
     assert registry.choose(tmp_path / "a.h5").backend.name == "hdf5"

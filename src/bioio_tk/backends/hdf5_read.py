@@ -11,20 +11,18 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from bioio_tk.backends._described import axis_order, in_order, with_flat, with_ome
-from bioio_tk.backends._file import Seekable, open_random
+from bioio_tk.backends._file import open_random
 from bioio_tk.backends._hdf5_chunks import ChunkCodec, library
+from bioio_tk.backends._hdf5_file import open_to_read, reading
 from bioio_tk.backends.base import DEFAULTS, Caps, OpenOptions
 from bioio_tk.core.dtype import pixel_dtype
 from bioio_tk.core.location import Url
 from bioio_tk.core.spec import ImageSpec, Level
 from bioio_tk.errors import (
-    BackendError,
-    BioIOError,
     ClosedError,
     DamagedFileError,
     PixelTypeError,
     SpecError,
-    TargetBusyError,
     UnsupportedError,
 )
 
@@ -76,19 +74,11 @@ class Hdf5Source:
         self.notes: tuple[str, ...] = tuple(dict.fromkeys(notes))
 
     def _opened(self, location: Location) -> Any:
-        h5py = library()
-        try:
-            if isinstance(location, Path):
-                # of a new file our own writer holds the lock while it is verified
-                begun = location.suffix == ".partial"
-                return h5py.File(location, "r", locking=False if begun else "best-effort")
-            return h5py.File(Seekable(self._bytes), "r")
-        except (OSError, RuntimeError, KeyError) as exc:
-            if isinstance(exc, BlockingIOError) or "unable to lock" in str(exc):
-                raise TargetBusyError(
-                    f"{self._where} is being written by another program: wait until that is done"
-                ) from exc
-            raise DamagedFileError(f"{self._where} cannot be opened as HDF5: {exc}") from exc
+        if not isinstance(location, Path):
+            return open_to_read(self._bytes, self._where)
+        # of a new file our own writer holds the lock while it is verified
+        begun = location.suffix == ".partial"
+        return open_to_read(location, self._where, locking=False if begun else "best-effort")
 
     def _chosen(self, group: str) -> list[tuple[str, Any]]:
         """Return the datasets that are images, in the order of the series."""
@@ -150,18 +140,8 @@ class Hdf5Source:
         with self._lock:
             if self._closed:
                 raise ClosedError(f"{self._where} is closed")
-            try:
+            with reading(what or self._where, self._where):
                 yield
-            except BioIOError:
-                raise
-            except (OSError, RuntimeError) as exc:
-                said = str(exc).lower()
-                if "filter" in said and "returned failure" not in said:
-                    raise BackendError(
-                        f"{self._where} is compressed in a way that h5py does not know alone: "
-                        f"pip install hdf5plugin, and import it before ({exc})"
-                    ) from exc
-                raise DamagedFileError(f"{what or self._where} cannot be read: {exc}") from exc
 
     def ome_xml(self) -> str | None:
         return next((image.xml for image in self._images if image.xml), None)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from bioio_tk.backends import _described
 from bioio_tk.backends._hdf5_chunks import ChunkCodec, compression_of, library
+from bioio_tk.backends._hdf5_file import writing
 from bioio_tk.backends.base import Caps
 from bioio_tk.errors import ClosedError, SpecError, UnsupportedError
 
@@ -142,7 +143,7 @@ class Hdf5Sink:
             if self._closed:
                 return
             self._closed = True
-            with _as_os_error(self._file.filename):
+            with writing(self._file.filename):
                 self._file.close()
 
     @contextmanager
@@ -150,17 +151,8 @@ class Hdf5Sink:
         with self._lock:
             if self._closed:
                 raise ClosedError("the HDF5 file is closed: it neither takes nor gives tiles")
-            with _as_os_error(self._file.filename):
+            with writing(self._file.filename):
                 yield
-
-
-@contextmanager
-def _as_os_error(name: str) -> Iterator[None]:
-    """Turn what the library says of a disk that is full, or gone, into what the system says."""
-    try:
-        yield
-    except RuntimeError as exc:
-        raise OSError(f"{name!r} cannot be written: {exc}") from exc
 
 
 def _name(options: StoreOptions) -> str:
