@@ -114,6 +114,8 @@ def test_backends_do_not_import_each_other():
         own = family(path.stem)
         for parts, line in ours(path):
             other = parts[1] if parts[0] == "backends" and len(parts) > 1 else "base"
+            if (path.stem, other) == ("_bdv_zarr", "registry"):
+                continue  # its pixels are images of their own, of whatever backend
             if other not in SHARED and (ROOT / "backends" / f"{other}.py").exists():
                 assert family(other) == own, f"{name(path)}:{line} imports {'.'.join(parts)}"
 

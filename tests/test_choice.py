@@ -79,7 +79,6 @@ KNOWN = [
     ("a.oib", b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1", "Olympus FV1000"),
     ("a.mrc", b"\1\0\0\0" * 20, "Medical Research Council"),
     ("a.xlef", b'<?xml version="1.0"?><LMSDataContainerHeader/>', "Extended leica file"),
-    ("a.xml", b'<?xml version="1.0"?><SpimData version="0.2">', "BDV"),
     ("Index.idx.xml", b'<?xml version="1.0"?><Evaluation/>', "PerkinElmer Operetta"),
     ("a.xml", b"<EvaluationInputData/>", "PerkinElmer Operetta"),
     ("experiment_descriptor.xml", b"<a/>", "Olympus ScanR"),
@@ -109,6 +108,38 @@ def test_without_java_the_error_names_the_format_and_the_remedy(
     assert "read through Bio-Formats: " in text
     assert str(path) in text
     assert WRONG in text
+
+
+SPIM_DATA = [
+    b'<?xml version="1.0" encoding="UTF-8"?>\n<SpimData version="0.2">',
+    b"<SpimData>",
+    b"\xef\xbb\xbf<?xml version='1.0'?><!-- by hand --><SpimData>",
+    b"\n\n<SpimData>",
+]
+
+
+@pytest.mark.parametrize("java", ["with_java", "no_java"])
+@pytest.mark.parametrize("content", SPIM_DATA)
+def test_xml_of_bigdataviewer_is_read_without_java(tmp_path, request, java, content):
+    request.getfixturevalue(java)
+    for name in ("a.xml", "a", "a.ome.xml"):
+        path = tmp_path / name
+        path.write_bytes(content)
+        choice = registry.choose(path)
+        assert (choice.backend.name, choice.reason) == ("bdv", "content is BigDataViewer")
+
+
+@pytest.mark.parametrize("java", ["with_java", "no_java"])
+def test_hdf5_beside_an_xml_of_bigdataviewer(tmp_path, request, java):
+    request.getfixturevalue(java)
+    for name in ("a.h5", "a.b.h5", "c.h5", "d.h5"):
+        (tmp_path / name).write_bytes(HDF5)
+    (tmp_path / "a.xml").write_bytes(SPIM_DATA[0])
+    (tmp_path / "c.xml").write_bytes(b"<note/>")
+    assert registry.choose(tmp_path / "a.h5").backend.name == "bdv"
+    assert registry.choose(tmp_path / "a.b.h5").backend.name == "bdv"
+    assert registry.choose(tmp_path / "c.h5").backend.name != "bdv"
+    assert registry.choose(tmp_path / "d.h5").backend.name == "hdf5"
 
 
 NO_IMAGES = [

@@ -21,6 +21,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+import h5py
 import numpy as np
 import pytest
 import tifffile
@@ -32,7 +33,7 @@ from bioio_tk.errors import BioIOError, BioIOWarning
 DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
 DOCS = Path(__file__).resolve().parents[1] / "docs" / "formats"
 FORMATS = {"tiff", "ome-tiff", "imagej-tiff", "lsm", "svs", "ndpi", "vendor-tiff", "hostile",
-           "ndtiff", "ome-zarr"}  # fmt: skip
+           "ndtiff", "ome-zarr", "bdv"}  # fmt: skip
 
 DEVIATIONS = {
     "tiff/libtiffpic/ycbcr-cat.tif": "the truth wraps around where a colour leaves 0 to 255",
@@ -94,9 +95,9 @@ def entries() -> list[dict[str, Any]]:
 
 
 def ours(entry: dict[str, Any]) -> bool:
-    """Return whether the TIFF or the Zarr reader is there for it."""
+    """Return whether the reader of TIFF, Zarr or HDF5 is there for it."""
     if entry["format"].startswith("generated"):
-        return entry["path"].endswith((".tif", ".tiff", ".btf", ".zarr"))
+        return entry["path"].endswith((".tif", ".tiff", ".btf", ".zarr", ".h5"))
     return entry["format"] in FORMATS
 
 
@@ -205,6 +206,28 @@ def huge(path: Path, backend: str | None = None) -> str:
             if (got != tile[0, : got.shape[0], : got.shape[1], 0]).any():
                 return f"the tile at {y}, {x} differs"
     return "identical (to tifffile)"
+
+
+BDV = [name for name in ENTRIES if "bdv" in name]
+
+
+@needs_data
+@pytest.mark.parametrize("name", BDV)
+def test_bigdataviewer_is_read_without_java(name: str) -> None:
+    """By the name of the XML and of the HDF5, every level; the smaller ones equal to h5py's."""
+    path = DATA / EVERY[name]["path"]
+    with h5py.File(path.with_suffix(".h5")) as file:
+        for suffix in (".xml", ".h5"):
+            with BioReader(path.with_suffix(suffix)) as br:
+                assert br.backend == "bdv"
+                levels, views = br.levels, br.views
+            assert views
+            for level in range(levels):
+                with BioReader(path.with_suffix(suffix), level=level) as br:
+                    for view in views:
+                        cells = file[f"t{view.time:05d}/s{view.setup:02d}/{level}/cells"][()]
+                        got = br[..., view.c, view.t].transpose(2, 0, 1)
+                        np.testing.assert_array_equal(got, cells.view(np.uint16))
 
 
 def verdict(entry: dict[str, Any], result: str) -> str:

@@ -15,6 +15,7 @@ from bioio_tk.core.index import Selection, select, trim
 from bioio_tk.core.location import Url, absolute, locate
 from bioio_tk.core.region import AXES
 from bioio_tk.core.spec import at_level
+from bioio_tk.core.views import ViewId
 from bioio_tk.engine import read as engine
 from bioio_tk.engine import tiles as windows
 from bioio_tk.engine.pool import check_workers, ordered
@@ -39,6 +40,7 @@ if TYPE_CHECKING:
     from bioio_tk.core.plate import Plate
     from bioio_tk.core.region import Shape5
     from bioio_tk.core.spec import ImageSpec
+    from bioio_tk.core.views import View
     from bioio_tk.engine.tiles import Tile
     from bioio_tk.lazy import LazyArray
 
@@ -54,8 +56,8 @@ class BioReader(BioBase):
     max_workers : int, optional
         Threads to decode with; by default one per CPU this process may use.
     backend : str, optional
-        ``"python"`` forces TIFF, ``"zarr"`` Zarr, ``"java"`` (or ``"bioformats"``) Bio-Formats;
-        by default the content decides, see `backend_reason`.
+        ``"python"`` forces TIFF, ``"zarr"`` Zarr, ``"bdv"`` BigDataViewer, ``"java"`` (or
+        ``"bioformats"``) Bio-Formats; by default the content decides, see `backend_reason`.
     series : int, optional
         Which image of the file (counted from 0, negative from the end).
     level : int, optional
@@ -348,6 +350,31 @@ class BioReader(BioBase):
     def plate(self) -> Plate | None:
         """The plate whose wells the images were taken in, None where there is none."""
         return getattr(self._live, "plate", None)
+
+    @property
+    def views(self) -> tuple[View, ...]:
+        """The stacks of a BigDataViewer dataset, of all series; empty for other formats.
+
+        By series, then time point, then channel. Each says its ids and attributes, where this
+        reader has it, whether it is missing, and its transforms.
+
+        Examples
+        --------
+        >>> with BioReader("embryo.xml") as br:                              # doctest: +SKIP
+        ...     left = [view for view in br.views if view.labels["angle"] == "left"]
+        """
+        return tuple(getattr(self._source, "views", ()))
+
+    @property
+    def affines(self) -> dict[ViewId, NDArray[Any]]:
+        """Where each view lies: by time point and setup, the (3, 4) matrix from pixels to world.
+
+        All transforms of a view taken together, for the pixel (x, y, z, 1) of its full resolution.
+        Views that are missing have none.
+        """
+        return {
+            ViewId(view.time, view.setup): view.affine for view in self.views if not view.missing
+        }
 
     @property
     def labels(self) -> Labels:

@@ -260,6 +260,9 @@ def _flags(machine: Jvm, jar: Jar, heap_mb: int | None, asked: tuple[str, ...]) 
         f"-Xmx{heap_mb or _java_home.memory_mb()}m",
         "-Xlog:disable",
         "-Xrs",  # signals stay Python's
+        # the thread that starts Java can use no more of its stack than one of Java's own has: with
+        # the 1 MB by default, LZF of HDF5 would end the process
+        "-Xss8m",
     ]
     if not any(re.fullmatch(r"-XX:\+Use\w+GC", option) for option in asked):
         flags.append("-XX:+UseParallelGC")  # the default one does not scale with threads

@@ -23,6 +23,8 @@ ZARR: tuple[tuple[str, str], ...] = (("OME-Zarr", "ome.zarr ozx"), ("Zarr", "zar
 """What is read as Zarr, and its suffixes."""
 SUITE2P: tuple[tuple[str, str], ...] = (("Suite2p binaries", "suite2p bin"),)
 """What is read as Suite2p, and its suffixes."""
+BDV: tuple[tuple[str, str], ...] = (("BigDataViewer", "xml h5"),)
+"""What is read as BigDataViewer, and its suffixes."""
 
 _MAGIC: tuple[tuple[int, bytes, str], ...] = (
     (0, b"ZISRAWFILE", "Zeiss CZI"),
@@ -57,7 +59,6 @@ _MAGIC: tuple[tuple[int, bytes, str], ...] = (
 _ROOTS: tuple[tuple[bytes, str], ...] = (
     (b"<EvaluationInputData", "PerkinElmer Operetta"),
     (b"<PVScan", "Prairie TIFF"),
-    (b"<SpimData", "BDV"),
     (b"<ImageStack", "InCell 1000/2000"),
     (b"<LMSDataContainerHeader", "Extended leica file"),
 )

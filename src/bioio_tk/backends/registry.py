@@ -23,7 +23,14 @@ from bioio_tk.errors import (
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
 
-    from bioio_tk.backends.base import GrowingStore, OpenOptions, Sink, Source, Started
+    from bioio_tk.backends.base import (
+        GrowingStore,
+        OpenOptions,
+        Sink,
+        Source,
+        Started,
+        ViewStore,
+    )
     from bioio_tk.core.location import Location
 
 
@@ -80,6 +87,19 @@ class Backend:
         Endings of files that are for it where one of `marks` lies beside them.
     remote : bool
         It reads what lies on a server.
+    beside : tuple of str
+        Endings of further files that are made beside the one that is named, and belong to it. A
+        name that ends so stands for the image of that name.
+    gathers : bool
+        All images of a source go into one file of it, as parts of one scene.
+    main : str
+        ``"module:function"`` that says which file to open for the image that a file is a part of;
+        "" where it is the file itself.
+    documents : tuple of bytes
+        What the XML documents hold near their beginning that are for it.
+    knows : str
+        ``"module:function"`` that says which of the files with its first bytes are for it; "" for
+        all of them.
     """
 
     name: str
@@ -102,6 +122,11 @@ class Backend:
     container: bool = False
     parts: tuple[str, ...] = ()
     remote: bool = True
+    beside: tuple[str, ...] = ()
+    gathers: bool = False
+    documents: tuple[bytes, ...] = ()
+    knows: str = ""
+    main: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,9 +155,13 @@ class Choice:
 STREAMS = {
     "tiff": "bioio_tk.backends.tiff_stream:TiffStore",
     "zarr": "bioio_tk.backends.zarr_stream:ZarrStore",
+    "bdv": "bioio_tk.backends.bdv_stream:BdvStore",
     "scratch": "bioio_tk.backends.scratch_stream:ScratchStore",
 }
 """What stores frames as they come (`GrowingStore`), by the name of the format."""
+
+VIEWS = "bioio_tk.backends._bdv_file:BdvFile"
+"""What stores views (`ViewStore`)."""
 
 BACKENDS: tuple[Backend, ...] = (
     Backend(
@@ -159,6 +188,24 @@ BACKENDS: tuple[Backend, ...] = (
         kinds="bioio_tk.backends._kinds:ZARR",
         edits="attributes",
         tree=True,
+    ),
+    Backend(
+        name="bdv",
+        magic=(b"\x89HDF\r\n\x1a\n",),
+        suffixes=(".xml",),
+        source="bioio_tk.backends.bdv_read:BdvSource",
+        sink="bioio_tk.backends.bdv_write:BdvSink",
+        extra="hdf5",
+        formats="BigDataViewer (XML with HDF5, N5 or OME-Zarr)",
+        content="BigDataViewer",
+        kinds="bioio_tk.backends._kinds:BDV",
+        missing="bioio_tk.backends._hdf5_chunks:missing",
+        remote=False,
+        documents=(b"<SpimData",),
+        knows="bioio_tk.backends._bdv_found:is_bdv",
+        main="bioio_tk.backends._bdv_found:main_of",
+        beside=(".h5",),
+        gathers=True,
     ),
     Backend(
         name="hdf5",
@@ -343,6 +390,15 @@ def resolve(location: Location, backend: Backend) -> Location:
     return _only_child(location, backend) or location  # type: ignore[arg-type]
 
 
+def main_of(path: Path, backend: Backend) -> Path:
+    """Return the file to open for the image that a file is a part of."""
+    if backend.main:
+        found: Path = _attribute(backend.main)(path)
+        return found
+    main = resolve(path, backend)
+    return main if isinstance(main, Path) else path
+
+
 def _remote(url: Url, options: dict[str, Any]) -> Choice:
     lower = url.name.lower()
     for row in _rows():
@@ -379,8 +435,11 @@ def _by_content(location: Location, where: str, head: bytes) -> Choice:
         return _rest(location, where, head, "DICOM")
     fitting = _with_magic(BACKENDS, head) or _with_magic(_rows(), head)
     named = [row for row in fitting if location.name.lower().endswith(row.suffixes)]
-    for backend in (*named, *fitting):
+    special = [row for row in fitting if row.knows]
+    for backend in (*special, *named, *fitting):
         if backend.container and _is_of_others(location, backend, head):
+            continue
+        if backend.knows and not _attribute(backend.knows)(location):
             continue
         if backend is not BACKENDS[0] or isinstance(location, Url):
             return Choice(backend, f"content is {backend.content or backend.formats}")
@@ -414,6 +473,9 @@ def _tiff_or_xml(path: Path, where: str, head: bytes) -> Choice:
             if _keeps_pixels(head, file):
                 return _rest(path, where, head, "OME-XML")
             return Choice(ours, "content is OME-XML, the pixels are in TIFFs")
+    for row in BACKENDS:
+        if any(root in head for root in row.documents):
+            return Choice(row, f"content is {row.content}")
     return _rest(path, where, head, _kinds.xml_kind(path.name, head))
 
 
@@ -491,9 +553,9 @@ def for_writing(location: Location, name: str | None = None) -> Backend:
             raise UnsupportedError(f"the {backend.name!r} backend reads files, it writes none")
         return backend
     lower = location.name.lower()
-    for backend in _rows():
-        if backend.sink and lower.endswith(backend.suffixes):
-            return backend
+    found = _by_suffix(lower, BACKENDS) or _by_suffix(lower, _rows())
+    if found is not None:
+        return found
     if lower.endswith(".bin"):
         raise UnknownFormatError(
             f"{location.name!r}: a Suite2p binary is called data_raw.bin, and the folder that it "
@@ -506,11 +568,32 @@ def for_writing(location: Location, name: str | None = None) -> Backend:
     )
 
 
+def _by_suffix(name: str, rows: Iterable[Backend]) -> Backend | None:
+    """Return the backend that writes a name; ".ome.xml" is another one's than ".xml"."""
+    longest, found = 0, None
+    for row in rows:
+        fitting = [len(s) for s in row.suffixes if row.sink and name.endswith(s)]
+        if max(fitting, default=0) > longest:
+            longest, found = max(fitting), row
+    return found
+
+
 def home(location: Location, backend: Backend) -> Location:
-    """Return what is made at a location: for a file that is a part of a folder, the folder."""
+    """Return what is made at a location: for a part of a folder, or of several files, the whole."""
     if isinstance(location, Path) and location.name.lower().endswith(backend.parts or ("/",)):
         return location.absolute().parent
+    lower = location.name.lower()
+    if isinstance(location, Path) and backend.beside and not lower.endswith(backend.suffixes):
+        stem = location.stem if lower.endswith(backend.beside) else location.name
+        return location.with_name(stem + backend.suffixes[0])
     return location
+
+
+def files_of(location: Location, backend: Backend) -> tuple[Location, ...]:
+    """Return the files that are made for an image at a location, the one that is opened first."""
+    if isinstance(location, Url):
+        return (location,)
+    return (location, *(location.with_suffix(ending) for ending in backend.beside))
 
 
 def open_source(choice: Choice, location: Location, options: OpenOptions) -> tuple[Choice, Source]:
@@ -549,6 +632,12 @@ def load_sink(backend: Backend, extra: Mapping[str, Any] | None = None) -> type[
     found = _load(backend, backend.sink)
     variant = getattr(found, "variant", None)
     return cast("type[Sink]", found if variant is None else variant(extra or {}))
+
+
+def load_view_store() -> type[ViewStore]:
+    """Import and return the class of the files that views of BigDataViewer are written to."""
+    found: type[ViewStore] = _attribute(VIEWS)
+    return found
 
 
 def load_stream_store(name: str) -> type[GrowingStore]:
