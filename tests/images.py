@@ -95,12 +95,12 @@ def put(image, key, value):
 # ------------------------------------------------------------------ pyramids, in plain words
 
 
-def smaller(image, method="mean"):
+def smaller(image, method="mean", by=2):
     """Return the next level, cell by cell: 2 x 2 pixels, fewer at the border."""
     y, x, *rest = image.shape
-    out = np.zeros((-(-y // 2), -(-x // 2), *rest), image.dtype)
+    out = np.zeros((-(-y // by), -(-x // by), *rest), image.dtype)
     for i, j, z, c, t in product(*(range(n) for n in out.shape)):
-        cell = image[2 * i : 2 * i + 2, 2 * j : 2 * j + 2, z, c, t]
+        cell = image[by * i : by * i + by, by * j : by * j + by, z, c, t]
         out[i, j, z, c, t] = _joined([p.item() for p in cell.ravel()], method, image.dtype.kind)
     return out
 

@@ -27,9 +27,16 @@ class Refusal(NamedTuple):
 REFUSED = {
     ".npy": Refusal(pyramids=True),
     ".h5": Refusal(pyramids=True),
+    ".xml": Refusal(("f2", "c8", "bool"), samples=True),
     ".ome": Refusal(("u8", "i8", "f2", "f8", "c8", "bool"), samples=True, pyramids=True),
 }
 """By the ending of the file; formats that are not here must hold everything."""
+
+
+def files_of(path):
+    """Return the names of all files that an image is made of, where `path` is the one to open."""
+    beside = {".xml": (".h5",)}.get(path.suffix, ())
+    return sorted([path.name, *(path.with_suffix(ending).name for ending in beside)])
 
 
 def may_refuse(path, dtype, samples, pyramid):
@@ -101,6 +108,19 @@ def hdf5(path, level=0):
     with h5py.File(path, locking=False) as file:
         data = file["mov"]
         return yxzct(data[()], "".join(data.attrs["dims"]))
+
+
+def bdv(path, level=0):
+    import h5py
+
+    root = ET.parse(path).getroot()
+    times = range(int(root.findtext(".//Timepoints/last")) + 1)
+    setups = [int(e.text) for e in root.iterfind(".//ViewSetup/id")]
+    with h5py.File(path.with_name(root.findtext(".//hdf5")), locking=False) as file:
+        stacks = [[file[f"t{t:05d}/s{s:02d}/{level}/cells"][()] for s in setups] for t in times]
+        if "dataType" not in file["s00"].attrs:  # 16 bits without a sign, in a type that has one
+            stacks = np.array(stacks).view("u2")
+    return yxzct(np.array(stacks), "TCZYX")
 
 
 def java(path, level=0):

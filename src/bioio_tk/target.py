@@ -24,7 +24,7 @@ except ImportError:  # Windows: an open file cannot be replaced there, which pro
     fcntl = None  # type: ignore[assignment]
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
     from pathlib import Path
 
     from bioio_tk.backends.registry import Backend
@@ -62,6 +62,8 @@ class Target:
     ) -> None:
         self.path = path
         self.partial = partial_path(path)
+        self.image = self.partial
+        """What to open to read the unfinished image."""
         self._overwrite = overwrite
         self._resume = resume
         self._fd = -1
@@ -497,6 +499,63 @@ class PackedTarget(FolderTarget):
             )
 
 
+class FilesTarget(FolderTarget):
+    """Files that belong together: they are made in a folder, and laid beside each other when whole.
+
+    Parameters
+    ----------
+    path : Path
+        The file that one opens. It is put into place last, so that all it names are there before.
+    beside : tuple of str
+        What the names of further files end with that will be there for certain.
+    overwrite, leftover, foreign
+        As for `FolderTarget`.
+    """
+
+    def __init__(
+        self, path: Path, *, beside: tuple[str, ...], overwrite: bool, **more: Any
+    ) -> None:
+        self._places = [path, *(path.with_suffix(ending) for ending in beside)]
+        super().__init__(path, overwrite=overwrite, **more)
+        self.image = self.partial / path.name
+
+    def check_place(self) -> None:
+        """Raise where what is at the target may not be replaced."""
+        self._check_free(
+            self._places,
+            "choose another name, or pass overwrite=True to replace it once the new image is "
+            "complete",
+        )
+
+    def commit(self) -> None:
+        """Lay the files beside each other, those first that others name."""
+        last = {place.name: n for n, place in enumerate(reversed(self._places), 1)}
+        made = sorted(self.partial.iterdir(), key=lambda file: (last.get(file.name, 0), file.name))
+        places = [self.path.with_name(file.name) for file in made]
+        self._check_free(places, f"the new image is kept in {str(self.partial)!r}")
+        for file, place in zip(made, places, strict=True):
+            if self._overwrite:
+                os.replace(file, place)
+            else:
+                move_new(file, place)
+        self.abort()
+
+    def _refuse_leftover(self) -> None:
+        raise TargetExistsError(
+            f"{str(self.partial)!r} is left from a write that was interrupted, and holds nothing "
+            "to keep: pass overwrite=True to start anew"
+        )
+
+    def _check_free(self, places: Sequence[Path], what_now: str) -> None:
+        there = [place for place in places if os.path.lexists(place)]
+        folder = next((place for place in there if place.is_dir()), None)
+        if folder is not None:
+            raise IsADirectoryError(f"{str(folder)!r} is a folder; give the path of a file")
+        if there and not self._overwrite:
+            names = " and ".join(repr(str(place)) for place in there)
+            raise TargetExistsError(f"there exists {names}: {what_now}")
+
+
 class RemoteTarget:
     """A place on a server: it is written where it stays, and opens only when it is complete.
 
@@ -521,7 +580,7 @@ class RemoteTarget:
         occupied: Callable[[], str | None],
         remove: Callable[[], object],
     ) -> None:
-        self.path = self.partial = url
+        self.path = self.partial = self.image = url
         self._overwrite = overwrite
         self._occupied = occupied
         self._remove = remove
@@ -593,9 +652,11 @@ def target_for(
             occupied=lambda: sink.occupied(location, storage_options),
             remove=lambda: sink.remove(location, storage_options),
         )
-    if not backend.marks:
+    if not (backend.marks or backend.beside):
         return Target(location, overwrite=overwrite, resume=resume)
     given: dict[str, Any] = {"overwrite": overwrite, "foreign": sink.foreign, "resume": resume}
+    if backend.beside:
+        return FilesTarget(location, beside=backend.beside, **given)
     if packed:
         return PackedTarget(location, pack=sink.pack, **given)
     return FolderTarget(location, **given)

@@ -48,8 +48,11 @@ if TYPE_CHECKING:
     from bioio_tk.core.plate import Plate
     from bioio_tk.core.region import Shape5, Slices5
     from bioio_tk.core.spec import Address, ImageSpec
+    from bioio_tk.core.stacks import Layout
     from bioio_tk.stream.plate import Plate as StreamPlate
 
+_TILE = 1024
+"""Height and width of tiles where nothing is said of them."""
 _MOST_PIXELS = 1 << 25
 """Of a tile that is as wide as the image."""
 
@@ -64,14 +67,16 @@ class BioWriter(BioBase):
     ----------
     file_path : str or Path
         The file to make; its ending says the format: ``.ome.tif`` …, ``.ome.zarr`` or ``.zarr``
-        (a folder; ``.ozx`` and ``.zip`` pack it), ``.h5`` (HDF5), ``.npy``, ``.suite2p`` (a folder
-        of raw int16 movies; also ``FOLDER/data_raw.bin``), and through Bio-Formats ``.ome``
-        (OME-XML), ``.ics``, ``.dcm``, ``.jp2``, ``.png`` and ``.avi``. An OME-Zarr may also
-        go to a URL (``s3://`` …).
+        (a folder; ``.ozx`` and ``.zip`` pack it), ``.h5`` (HDF5), ``.xml`` (BigDataViewer, its
+        pixels in the ``.h5`` of the same name), ``.npy``, ``.suite2p`` (a folder of raw int16
+        movies; also ``FOLDER/data_raw.bin``), and through Bio-Formats ``.ome`` (OME-XML),
+        ``.ics``, ``.dcm``, ``.jp2``, ``.png`` and ``.avi``. An OME-Zarr may also go to a URL
+        (``s3://`` …).
     max_workers : int, optional
         Threads to encode with; by default one per CPU this process may use.
     backend : str, optional
-        ``"python"`` forces OME-TIFF, ``"zarr"`` OME-Zarr; by default the ending decides.
+        ``"python"`` forces OME-TIFF, ``"zarr"`` OME-Zarr, ``"bdv"`` BigDataViewer (also with a
+        name that ends in ``.h5``); by default the ending decides.
         ``"java"`` never writes OME-TIFF: an ending that is not Bio-Formats' is refused.
     metadata : ome_types.OME or str, optional
         Metadata to carry over, also shape, pixel type, channels and sizes of its first image.
@@ -85,7 +90,7 @@ class BioWriter(BioBase):
         ``"packbits"``, ``"jpeg"``, ``"jpeg2000"``, ``"jpegxl"``, ``"lerc"``, ``"none"``; for
         OME-Zarr ``"blosc-zstd"`` (default), ``"zstd"`` (default for pixels of one byte, and with
         a level), ``"blosc-lz4"``, ``"gzip"``, ``"none"``;
-        for HDF5 ``"gzip"`` (default), ``"none"``.
+        for HDF5 and BigDataViewer ``"gzip"`` (default), ``"none"``.
     compression_level : int, optional
         Level or quality, in the codec's own scale.
     predictor : bool, optional
@@ -94,7 +99,8 @@ class BioWriter(BioBase):
         Height and width of the tiles (in OME-Zarr: chunks), multiples of 16.
     pyramid : bool or int, optional
         True adds smaller resolutions until a plane fits into 256 pixels; a number is that of all
-        resolutions, the full one included. By default none; for labels as many as their image has.
+        resolutions, the full one included. By default none; for labels as many as their image has,
+        for BigDataViewer those that it proposes itself.
     pyramid_z : bool
         Shrink along Z as well, as soon as pixels are as large as planes are apart (OME-Zarr).
     downsample : str, optional
@@ -113,7 +119,8 @@ class BioWriter(BioBase):
     ngff_version : {"0.5", "0.4"}
         Version of OME-Zarr: 0.5 (default) is Zarr v3, 0.4 is Zarr v2.
     chunks : int or tuple, optional
-        Size of the chunks of an OME-Zarr along Y, X[, Z[, C[, T]]]; any numbers.
+        Size of the chunks of an OME-Zarr along Y, X[, Z[, C[, T]]], of the blocks of BigDataViewer
+        along Y, X[, Z]; any numbers.
     shards : int, tuple or False, optional
         Size of the shards, multiples of the chunks. By default shards are made where there would
         be thousands of chunks, so large that there are thousands of files, not millions.
@@ -132,6 +139,12 @@ class BioWriter(BioBase):
         is lost.
     dataset_name : str, optional
         Name of the dataset in an HDF5 file, ``"mov"`` by default.
+    times_per_file, setups_per_file : int, optional
+        BigDataViewer: put so many time points (view setups) into each of several HDF5 files, which
+        the one that is opened links to.
+    views : Layout, optional
+        BigDataViewer: what the stacks are called and where they lie, where that does not follow
+        from names, sizes and position of the image.
     journal : Journal, optional
         Keeps a record of the tiles that are stored, so that an interrupted write can be gone on
         with. It is left out where that cannot be; `journal_note` says why.
@@ -155,6 +168,9 @@ class BioWriter(BioBase):
     ...     bw[:256, :256, 0, 0, 0] = corner
     """
 
+    _levels: int | None
+    """How many resolutions; None for as many as suit the image."""
+
     def __init__(  # noqa: PLR0913
         self,
         file_path: str | os.PathLike[str] | Url,
@@ -167,7 +183,7 @@ class BioWriter(BioBase):
         compression: str | None = None,
         compression_level: int | None = None,
         predictor: bool | None = None,
-        tile_size: int | tuple[int, int] = 1024,
+        tile_size: int | tuple[int, int] = _TILE,
         pyramid: bool | int | None = None,
         downsample: str | None = None,
         cast: str | None = None,
@@ -184,6 +200,9 @@ class BioWriter(BioBase):
         storage_options: dict[str, Any] | None = None,
         ome: bool = True,
         dataset_name: str | None = None,
+        times_per_file: int | None = None,
+        setups_per_file: int | None = None,
+        views: Layout | None = None,
         journal: Journal | None = None,
         **properties: Any,
     ) -> None:
@@ -191,8 +210,7 @@ class BioWriter(BioBase):
         self._state = "new"  # new -> open -> closed; "failed" once a tile was not stored
         self._path, self._row = _where(file_path, backend)
         self._workers = check_workers(max_workers)
-        self._tile = _tile_size(tile_size) if chunks is None else _chunk_size(chunks)
-        self._levels = _level_count(pyramid)
+        self._set_sizes(tile_size, chunks, pyramid)
         self._shrink_z = bool(pyramid_z)
         self._cast = cast
         if cast is not None and cast not in CASTS:
@@ -220,6 +238,9 @@ class BioWriter(BioBase):
             "label": label if label is not None or not place.is_label else {},
             "dataset_name": dataset_name,
             "ome": None if ome else False,
+            "times_per_file": times_per_file,
+            "setups_per_file": setups_per_file,
+            "views": views,
         }
         given = {name: value for name, value in extra.items() if value is not None}
         self._options = (compression, compression_level, predictor, given)
@@ -245,6 +266,12 @@ class BioWriter(BioBase):
             storage_options=self._storage_options,
             resume=self.journal is not None and self.journal.resume,
         )
+
+    def _set_sizes(self, tile_size: Any, chunks: Any, pyramid: Any) -> None:
+        self._tile = _tile_size(tile_size) if chunks is None else _chunk_size(chunks)
+        self._tile_given = chunks is not None or tile_size != _TILE
+        own_rule = hasattr(registry.load_sink(self._row), "arrange")
+        self._levels = None if pyramid is None and own_rule else _level_count(pyramid)
 
     def _describe(
         self, metadata: Any, image: Any, like: BioBase | None, properties: dict[str, Any]
@@ -428,6 +455,9 @@ class BioWriter(BioBase):
             multiple=multiple,
             shrink_z=self._shrink_z,
         )
+        arrange = getattr(self._sink_class, "arrange", None)
+        if arrange is not None:
+            spec = arrange(spec, by_rule=self._levels is None, tile_given=self._tile_given)
         full = spec.levels[0]
         if self._given_levels is None:
             return spec
@@ -586,6 +616,12 @@ class BioWriter(BioBase):
             stored=None if journal is None else partial(_record, journal, sink),
         )
         self._state = "open"
+
+    def _enter(self, sink: Any) -> None:
+        """Write into a sink that others write into, too: who made it completes it."""
+        self._sink, self._final = sink, sink.images[0]
+        self._target = _Lent(self._target.partial)
+        self._begin()
 
     def _kept(self, journal: Journal | None, group: str) -> tuple[Journal | None, str]:
         """Return the journal to keep, or why an interrupted write could not be gone on with."""
@@ -788,6 +824,18 @@ class BioWriter(BioBase):
         self._given.add(name)
         if name in ("C", "shape", "samples_per_pixel"):
             self._fit_channels()
+
+
+class _Lent:
+    """The target of a file that somebody else puts into place."""
+
+    def __init__(self, partial: Any) -> None:
+        self.partial = partial
+
+    def commit(self) -> None:
+        """Do nothing."""
+
+    abort = leave = discard = commit
 
 
 def _record(journal: Journal, sink: Any, tiles: Sequence[tuple[Address, Any]]) -> None:

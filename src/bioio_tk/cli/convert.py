@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 _MOST_IMAGES = 6
-_ZARR_ONLY = ("chunks", "shards", "ngff_version")
+_ZARR_ONLY = ("chunks", "shards", "ngff_version", "bdv_xml")
 
 
 @click.command()
@@ -31,14 +31,14 @@ _ZARR_ONLY = ("chunks", "shards", "ngff_version")
 def command(src: tuple[str, ...], dst: str, **options: Any) -> None:
     """Convert the image SRC to DST, an OME-TIFF, an OME-Zarr or another format, whatever its size.
 
-    The ending of DST says the format: .ome.tif, .ome.zarr, .ozx, .h5, .npy, .ics … SRC is anything
-    that can be read, also a URL; several files, or a pattern such as 'img_t{t}_c{c}.tif', are put
-    together. Pixels stay exactly as they are and metadata are carried over. DST appears when it is
-    complete; if anything goes wrong, nothing is left behind.
+    The ending of DST says the format: .ome.tif, .ome.zarr, .ozx, .h5, .xml (BigDataViewer), .npy,
+    .ics … SRC is anything that can be read, also a URL; several files, or a pattern such as
+    'img_t{t}_c{c}.tif', are put together. Pixels stay exactly as they are and metadata are carried
+    over. DST appears when it is complete; if anything goes wrong, nothing is left behind.
     """
     check_both(src, dst)
     quiet, as_json = options.pop("quiet"), options.pop("as_json")
-    series = options.pop("series") or "0"
+    series = options.pop("series")
     kept = given(options)
     _check_usage(dst, series, kept)
     source = src[0] if len(src) == 1 else list(src)
@@ -53,7 +53,7 @@ def command(src: tuple[str, ...], dst: str, **options: Any) -> None:
         click.echo("\n".join(_summaries(reports)))
 
 
-def _check_usage(dst: str, series: str, options: dict[str, Any]) -> None:
+def _check_usage(dst: str, series: str | None, options: dict[str, Any]) -> None:
     """Refuse what has no place with the target, in the words of the command line."""
     if "{series}" in Path(dst).name and series != "all":
         raise click.UsageError(f"{dst!r}: {{series}} is for --series all")
@@ -65,18 +65,21 @@ def _check_usage(dst: str, series: str, options: dict[str, Any]) -> None:
     from bioio_tk.backends import registry
     from bioio_tk.core.location import locate
 
-    if not registry.for_writing(locate(dst)).marks:
+    row = registry.for_writing(locate(dst))
+    if row.gathers:  # BigDataViewer has blocks, but no shards
+        only = [name for name in only if name != "chunks"]
+    if only and not row.marks:
         hint = "; for TIFF use --tile-size" if only[0] == "chunks" else ""
         raise click.UsageError(f"--{only[0].replace('_', '-')} is for OME-Zarr{hint}")
 
 
-def _convert(src: Any, dst: str, series: str, **options: Any) -> list[ConvertReport]:
+def _convert(src: Any, dst: str, series: str | None, **options: Any) -> list[ConvertReport]:
     from bioio_tk.api import convert, convert_series
 
     if series == "all":
         return convert_series(src, dst, **options)
     try:
-        number = int(series)
+        number = None if series is None else int(series)
     except ValueError:
         raise click.UsageError(f"--series {series!r}: give a number from 0, or all") from None
     if "roi_mode" in options or "roi" in options:

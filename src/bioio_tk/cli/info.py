@@ -12,9 +12,9 @@ from bioio_tk.cli.text import STORAGE_OPTION, files
 from bioio_tk.core.text import plural, size
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
 
-    from bioio_tk.jobs.describe import FileInfo, LevelInfo, PlateInfo, SeriesInfo
+    from bioio_tk.jobs.describe import FileInfo, LevelInfo, PlateInfo, SeriesInfo, ViewsInfo
 
 _MOST_CHANNELS = 12
 _MOST_NAMES = 4
@@ -49,8 +49,8 @@ def command(
 
     For every image in each PATH (a file, an OME-Zarr folder or zip, a URL, or a pattern such as
     "*.tif"): size, pixel type, channels, pixel size, resolutions, and how it is stored; for an
-    OME-Zarr also plate and labels. A file that cannot be read is reported, and the others are
-    shown all the same; the exit code is then 1.
+    OME-Zarr also plate and labels, for BigDataViewer the views. A file that cannot be read is
+    reported, and the others are shown all the same; the exit code is then 1.
     """
     from bioio_tk.api import describe
     from bioio_tk.cli.main import error_text, file_error
@@ -90,6 +90,7 @@ def _lines(info: FileInfo) -> Iterator[str]:
         yield f"  {_used(info)}"
     if info.plate is not None:
         yield f"  {_plate(info.plate)}"
+    yield from (f"  {line}" for line in _views(info.views))
     for series in info.series:
         place = f" at {series.path}" if info.layout in ("series", "plate", "labels") else ""
         name = f" {series.name!r}" if series.name else ""
@@ -138,6 +139,29 @@ def _plate(plate: PlateInfo) -> str:
     return f"plate{name}: {rows} x {columns}, {wells}, {plural(plate.fields, 'field')} a well"
 
 
+def _views(views: ViewsInfo | None) -> Iterator[str]:
+    """Yield what is to be said of the views of a BigDataViewer dataset."""
+    if views is None:
+        return
+    missing = f", {views.missing} missing" if views.missing else ""
+    times, setups = plural(views.times, "time point"), plural(views.setups, "setup")
+    yield f"{plural(views.count, 'view')}: {times} x {setups}{missing}"
+    for kind, names in views.attributes.items():
+        yield f"{plural(len(names), kind)}: {_listed(names)}"
+    if views.affine is None:
+        yield "no transforms"
+        return
+    named = [name for name in views.transforms if name]
+    said = f" ({', '.join(named)})" if named else ""
+    rows = "; ".join(" ".join(f"{number:g}" for number in row) for row in views.affine)
+    yield f"{plural(views.affines, 'affine')}{said}, of the first view: {rows}"
+
+
+def _listed(names: Sequence[str]) -> str:
+    more = f" and {len(names) - _MOST_CHANNELS} more" if len(names) > _MOST_CHANNELS else ""
+    return ", ".join(names[:_MOST_CHANNELS]) + more
+
+
 def _rows(series: SeriesInfo) -> Iterator[tuple[str, str]]:
     y, x, z, c, t = series.shape
     yield "size", f"X {x}  Y {y}  Z {z}  C {c}  T {t}"
@@ -148,15 +172,19 @@ def _rows(series: SeriesInfo) -> Iterator[tuple[str, str]]:
         yield "time step", "{:g} {}".format(*series.time_increment)
     if any(channel["name"] for channel in series.channels):
         names = [channel["name"] or "-" for channel in series.channels[:: series.samples]]
-        more = f" and {len(names) - _MOST_CHANNELS} more" if len(names) > _MOST_CHANNELS else ""
-        yield "channels", ", ".join(names[:_MOST_CHANNELS]) + more
+        yield "channels", _listed(names)
     if series.zarr_format is not None:
         yield from _arrays(series)
         return
     said = series.levels[0].compression != "unknown"
     yield "stored as" if said else "read in", _stored(series.levels[0])
     if len(series.levels) > 1:
-        yield "levels", ", ".join(f"{v.shape[1]} x {v.shape[0]}" for v in series.levels)
+        yield "levels", ", ".join(_level_size(v, series) for v in series.levels)
+
+
+def _level_size(level: LevelInfo, series: SeriesInfo) -> str:
+    z = f" x {level.shape[2]}" if series.levels[-1].shape[2] != series.shape[2] else ""
+    return f"{level.shape[1]} x {level.shape[0]}{z}"
 
 
 def _arrays(series: SeriesInfo) -> Iterator[tuple[str, str]]:
@@ -195,6 +223,8 @@ def _stored(level: LevelInfo) -> str:
     shape = f"{width} x {height}"
     if level.storage == "strips":
         shape = plural(height, "row")
+    elif level.chunk:
+        shape = _sizes(level.chunk[::-1])
     kind = level.storage or "tiles"
     codec = "" if level.compression == "unknown" else f", {_codec(level)}"
     return f"{kind} of {shape}{codec}"

@@ -85,8 +85,8 @@ class _Metadata(click.ParamType[Any]):
 OPTIONS: dict[str, dict[str, Any]] = {
     "series": {
         "metavar": "N|all",
-        "help": "Which image of SRC, from 0 [0]; all makes one OME-Zarr of all (a plate of a "
-        "plate), or a file for each: DST with _s0, _s1 … before the ending.",
+        "help": "Which image of SRC, from 0 [0; for .xml all, as tiles]; all makes one OME-Zarr of "
+        "all (a plate of a plate), or a file for each: DST with _s0, _s1 … before the ending.",
     },
     "level": {"type": int, "help": "Which resolution of SRC to begin with [0]."},
     "select": {
@@ -173,6 +173,11 @@ OPTIONS: dict[str, dict[str, Any]] = {
         "flag": True,
         "default": None,
         "help": "OME-Zarr: shrink along Z as well, until pixels are cubes [no].",
+    },
+    "bdv_xml": {
+        "is_flag": True,
+        "help": "OME-Zarr: write an XML beside it with which BigDataViewer and BigStitcher open it "
+        "[no]; it is of version 0.4 then.",
     },
     "levels": {
         "type": _Levels(),

@@ -21,6 +21,7 @@ from bioio_tk.jobs.convert import (
     options_of,
     report_of,
 )
+from bioio_tk.jobs.overlay import check_xml, with_xml, xml_beside
 from bioio_tk.jobs.record import is_same, step_of
 from bioio_tk.jobs.report import bytes_on_disk
 from bioio_tk.jobs.select import chosen
@@ -57,6 +58,8 @@ def convert_series(
     src: str | os.PathLike[str], dst: str | os.PathLike[str], **options: Any
 ) -> list[ConvertReport]:
     """Convert every image of a file: into one OME-Zarr, or each into a TIFF of its own.
+
+    In a dataset of BigDataViewer they are tiles.
 
     An OME-Zarr becomes a plate where the source is one, with a field for each image, and else
     has a group for each image (the layout of bioformats2raw); of a single image it is simply
@@ -98,6 +101,8 @@ def _all(
     src: Any, dst: Any, options: dict[str, Any], given: Options, tell: Progress | None
 ) -> list[ConvertReport]:
     target = locate(dst)
+    if registry.for_writing(target).gathers and "{series}" not in target.name:
+        return [convert(src, dst, **options, progress=tell)]
     with open_source(src, given) as reader:
         count = reader.n_series
         tally = Tally(tell, count)
@@ -145,8 +150,11 @@ def _convert_collection(
     numbers = range(reader.n_series) if plate is None else plate.numbers
     groups = list(map(str, numbers)) if plate is None else list(plate.paths)
     bytes_in = bytes_on_disk(reader.path)
+    xml = xml_beside(target, options, reader.dtype)
     if options.exists == "skip" and os.path.lexists(target):
-        return _skipped(reader, target, dict(zip(numbers, groups, strict=True)), options)
+        reports = _skipped(reader, target, dict(zip(numbers, groups, strict=True)), options)
+        return [with_xml(reports[0], xml, target, options), *reports[1:]]
+    check_xml(xml, options)
     place = target_for(target, row, sink, overwrite=options.overwrite, storage_options={})
     place.open()
     root = Path(str(place.partial))
@@ -168,7 +176,7 @@ def _convert_collection(
         place.abort()
         raise
     _commit(place)
-    return reports
+    return [with_xml(reports[0], xml, target, options), *reports[1:]]
 
 
 def _skipped(

@@ -7,6 +7,7 @@ import time
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import fields, replace
 from difflib import get_close_matches
+from itertools import product
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,10 +22,12 @@ from bioio_tk.jobs.journal import Journal
 from bioio_tk.jobs.labels import Filled, copy_labels, open_labels
 from bioio_tk.jobs.names import folder_of, target_of
 from bioio_tk.jobs.options import Options
+from bioio_tk.jobs.overlay import check_xml, with_xml, xml_beside
 from bioio_tk.jobs.record import carried, files_of, is_same, shifts_in, step_of
 from bioio_tk.jobs.report import ConvertReport, bytes_on_disk, part_of, peak_rss, shown_path
 from bioio_tk.jobs.select import chosen
 from bioio_tk.jobs.transfer import transfer
+from bioio_tk.jobs.views import Taken, layout_of_views
 from bioio_tk.writer import BioWriter
 
 if TYPE_CHECKING:
@@ -95,6 +98,7 @@ def convert(  # noqa: PLR0913 (a face: every option by its name)
     chunks: int | Sequence[int] | None = None,
     shards: int | Sequence[int] | bool | None = None,
     pyramid_z: bool = False,
+    bdv_xml: bool = False,
     group: str = "",
     labels: bool = True,
     storage_options: dict[str, Any] | None = None,
@@ -129,6 +133,7 @@ def convert(  # noqa: PLR0913 (a face: every option by its name)
         folder, and the file in it is called after what it holds: ``tp00001-00006_zplane03.tif``.
     series, level : int, optional
         Which image of the file, and which of its resolutions; the first and largest by default.
+        In a dataset of BigDataViewer all images are tiles by default.
     dims, dim_order : str, optional
         The axes of an array that does not name them, slowest first: ``"TZYX"``.
     select : str or dict, optional
@@ -192,7 +197,10 @@ def convert(  # noqa: PLR0913 (a face: every option by its name)
         Write OME metadata (the default). Without them TIFF is one that ImageJ understands, and
         Zarr a plain array.
     ngff_version, chunks, shards, pyramid_z, group
-        As for `BioWriter`, for OME-Zarr.
+        As for `BioWriter`, for OME-Zarr; `chunks` for BigDataViewer, too.
+    bdv_xml : bool
+        Write an XML beside the OME-Zarr, with which BigDataViewer and BigStitcher open it as it
+        is (see `bioio_tk.bdv.write_zarr_xml`); it is of version 0.4 then.
     labels : bool
         Copy the label images of the source, too, where both sides are OME-Zarr: with their
         colours and properties, and as many resolutions as the image has, by ``"mode"``
@@ -306,10 +314,23 @@ def run(src: Any, dst: Any, options: Options) -> ConvertReport:
         return each_region(src, dst, options)
     image, mine = _opened(src, options, series=options.series, level=options.level)
     try:
+        if _is_scene(src, image, dst, options):
+            from bioio_tk.jobs.gather import gather
+
+            return gather(image.reader, dst, options)
         return convert_image(image, dst, options)
     finally:
         if mine:
             image.reader.close()
+
+
+def _is_scene(src: Any, image: LazyArray, dst: Any, options: Options) -> bool:
+    """Return whether all images of a source are wanted, as parts of one file."""
+    if options.series is not None or image.reader.n_series == 1:
+        return False
+    if not isinstance(src, (str, os.PathLike, Url)):
+        return False  # an open reader stands at one image
+    return registry.for_writing(target_of(dst, options, image)).gathers
 
 
 @contextmanager
@@ -350,8 +371,11 @@ def convert_image(image: LazyArray, dst: Any, options: Options) -> ConvertReport
     check_apart(image, target, inside=bool(options.group))
     notes = list(_notes(image))
     step = step_of(image, options)
+    xml = xml_beside(target, options, image.dtype)
     if options.exists == "skip" and is_same(target, step, options):
-        return replace(report_of(image, target, notes), status="skipped")
+        report = replace(report_of(image, target, notes), status="skipped")
+        return with_xml(report, xml, target, options)
+    check_xml(xml, options)
     if options.makes_folder and isinstance(target, Path) and not options.dry_run:
         folder_of(target).mkdir(parents=True, exist_ok=True)
     if options.dry_run:
@@ -374,12 +398,13 @@ def convert_image(image: LazyArray, dst: Any, options: Options) -> ConvertReport
             f"{image.reader.path.name!r} was changed while it was read, so pixels of before and "
             "after may be mixed in the new image: convert it again once nobody writes it"
         )
-    return replace(
+    report = replace(
         report,
         bytes_in=sum(int(file[1]) for file in files),
-        bytes_out=bytes_on_disk(target),
+        bytes_out=sum(map(bytes_on_disk, registry.files_of(target, registry.for_writing(target)))),
         notes=(*notes, *report.notes),
     )
+    return with_xml(report, xml, target, options)
 
 
 def one(
@@ -399,6 +424,8 @@ def one(
         step = {**step, "when": journal.began}  # all runs write the same
     settings = writer_options(image, target, options, step, backend=backend)
     settings["journal"] = journal
+    if registry.for_writing(target, backend).gathers:
+        settings["views"] = layout_of_views(image.view().source, [Taken.of(image)])
     notes: list[str] = []
     with ExitStack() as stack:
         found: dict[str, LazyArray] = {}
@@ -513,24 +540,38 @@ def writer_options(
     if options.dataset_name is not None:
         settings["dataset_name"] = options.dataset_name
     settings |= carried(image, options, step)
+    if image.spec.samples > 1 and registry.for_writing(target, backend).gathers:
+        settings |= {"samples_per_pixel": 1, "channel_names": _sample_names(image)}
     return settings
+
+
+def _sample_names(image: LazyArray) -> list[str | None]:
+    """Return names for the samples of colour pixels that become channels."""
+    spec = image.spec
+    colors = ("red", "green", "blue") if spec.samples == 3 else tuple(map(str, range(spec.samples)))
+    names = [channel.name for channel in spec.channels] or [None] * spec.shape[3]
+    return [
+        f"{name} {colors[n % spec.samples]}" if name else colors[n % spec.samples]
+        for n, name in enumerate(names)
+    ]
 
 
 def check_apart(image: LazyArray, target: Location, *, inside: bool = False) -> None:
     """Raise where the target is the source itself, or holds it."""
-    for source in image.reader.used_files:
+    made = registry.files_of(target, registry.for_writing(target)) if not inside else (target,)
+    for source, new in product(image.reader.used_files, made):
         with suppress(OSError):
-            same = source == target
-            if isinstance(source, Path) and isinstance(target, Path):
-                same = source.samefile(target)
-                if not inside and target.resolve() in source.resolve().parents:
+            same = source == new
+            if isinstance(source, Path) and isinstance(new, Path):
+                same = source.samefile(new)
+                if not inside and new.resolve() in source.resolve().parents:
                     raise SpecError(
                         f"{str(source)!r} lies inside {str(target)!r}, which would be replaced: "
                         "give the new image another name"
                     )
             if same:
                 raise SpecError(
-                    f"{str(target)!r} is the source itself: give the new image another name"
+                    f"{str(new)!r} is the source itself: give the new image another name"
                 )
 
 
@@ -602,7 +643,7 @@ def _compared(writer: BioWriter, image: LazyArray, options: Options, said: list[
         try:
             report = verify_copy(
                 image.view(),
-                writer._target.partial,  # noqa: SLF001
+                writer._target.image,  # noqa: SLF001
                 mode=options.verify,
                 backend=writer._row.name,  # noqa: SLF001
                 workers=image.reader.max_workers,

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from bioio_tk.core.plate import Plate
     from bioio_tk.core.region import Shape5
     from bioio_tk.core.spec import ImageSpec, Quantity
+    from bioio_tk.core.views import View
 
 _MOST_IMAGES = 6
 """Images of a store that are looked at: a plate has thousands."""
@@ -51,7 +52,8 @@ class LevelInfo:
     path : str
         Of a Zarr array: where it lies in the store.
     chunk, shard : tuple of int or None
-        Size of the chunks and shards of a Zarr array along its own axes; None where there are none.
+        Size of the chunks and shards of a Zarr array along its own axes, and of the blocks of
+        BigDataViewer along Z, Y, X; None where there are none.
     """
 
     shape: Shape5
@@ -174,6 +176,36 @@ class PlateInfo:
 
 
 @dataclass(frozen=True, slots=True)
+class ViewsInfo:
+    """The views of a BigDataViewer dataset: stacks, each one time point of one setup.
+
+    Attributes
+    ----------
+    count, missing : int
+        All of them, and those without pixels.
+    times, setups : int
+        Time points and setups.
+    attributes : dict of str to tuple of str
+        What people call the channels, tiles, angles, … there are.
+    transforms : tuple of str
+        Names of the transforms of views, in their order: the last one is applied first.
+    affines : int
+        Different places of views in the world.
+    affine : tuple of 3 tuple of 4 float, or None
+        From the pixels of the first view to the world.
+    """
+
+    count: int
+    missing: int
+    times: int
+    setups: int
+    attributes: dict[str, tuple[str, ...]]
+    transforms: tuple[str, ...]
+    affines: int
+    affine: tuple[tuple[float, ...], ...] | None
+
+
+@dataclass(frozen=True, slots=True)
 class FileInfo:
     """What is in a file.
 
@@ -207,6 +239,8 @@ class FileInfo:
         The plate the images were taken in.
     original_metadata : dict or None
         What the vendor wrote of the first image; None where it was not asked for.
+    views : ViewsInfo or None
+        Of a BigDataViewer dataset.
     """
 
     path: str
@@ -222,6 +256,7 @@ class FileInfo:
     format: str = ""
     used_files: tuple[str, ...] = ()
     original_metadata: dict[str, Any] | None = None
+    views: ViewsInfo | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain numbers, texts, lists and dicts, as JSON takes them."""
@@ -287,6 +322,7 @@ def describe(
             format=str(getattr(source, "format", "")),
             used_files=tuple(map(str, used[:_MOST_FILES])) if len(used) > 1 else (),
             original_metadata=_original(source) if original_metadata else None,
+            views=_views(getattr(source, "views", ())),
         )
     finally:
         source.close()
@@ -306,11 +342,34 @@ def _plate(plate: Plate | None) -> PlateInfo | None:
     return PlateInfo(plate.name, plate.rows, plate.columns, len(fields), max(fields, default=0))
 
 
+def _views(views: tuple[View, ...]) -> ViewsInfo | None:
+    """Return what there is to say of all views; None where there are none."""
+    if not views:
+        return None
+    labels: dict[str, dict[int, str]] = {}
+    for view in views:
+        for kind, number in view.attributes.items():
+            labels.setdefault(kind, {})[number] = view.labels[kind]
+    placed = [view for view in views if view.transforms and not view.missing]
+    first = placed[0].affine.tolist() if placed else None
+    return ViewsInfo(
+        count=len(views),
+        missing=sum(view.missing for view in views),
+        times=len({view.time for view in views}),
+        setups=len({view.setup for view in views}),
+        attributes={kind: tuple(known[n] for n in sorted(known)) for kind, known in labels.items()},
+        transforms=tuple(dict.fromkeys(t.name for view in placed for t in view.transforms)),
+        affines=len({tuple(t.matrix for t in view.transforms) for view in placed}),
+        affine=None if first is None else tuple(map(tuple, first)),
+    )
+
+
 def _most(source: Any, layout: str, plate: Plate | None) -> int:
     """Return how many images to look at where nobody says."""
     if layout or plate is not None:
         return _MOST_IMAGES
-    known = isinstance(source.images, tuple)  # otherwise each costs when it is first asked for
+    # otherwise each costs when it is first asked for, or there may be hundreds of tiles
+    known = isinstance(source.images, tuple) and not hasattr(source, "views")
     return len(source.images) if known else _MOST_LAZY
 
 

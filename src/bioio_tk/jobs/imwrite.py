@@ -5,8 +5,10 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
+from bioio_tk.backends import registry
 from bioio_tk.core.location import Location, Url, locate
 from bioio_tk.errors import SpecError
 from bioio_tk.jobs.convert import options_of, run
@@ -21,6 +23,12 @@ _IN_MBO: dict[
     "pyramid_method": ("downsample", lambda value: value),
 }
 _NO_LEVELS = ("pyramid", "levels", "pyramid_max_layers")
+
+
+def _has_levels(target: Location, ext: str | None) -> bool:
+    """Return whether smaller resolutions are made without being asked for: BigDataViewer's are."""
+    name = target if ext is None else Path(f"image.{ext.lstrip('.')}")
+    return isinstance(name, Path) and is_image(name) and registry.for_writing(name).gathers
 
 
 def _same(value: Any) -> Any:
@@ -67,7 +75,7 @@ dataset_name, dim_order
     **options
         Every other keyword of `convert`, and those that mbo_utilities has for Zarr: ``sharded``,
         ``compressor``, ``pyramid_max_layers``, ``pyramid_method``. Smaller resolutions are only
-        made where one of ``pyramid=True``, ``levels=`` asks for them.
+        made where one of ``pyramid=True``, ``levels=`` asks for them, and for BigDataViewer.
 
     Returns
     -------
@@ -101,12 +109,12 @@ dataset_name, dim_order
         if keyword in given or (keyword != name and keyword in options):
             raise SpecError(f"{name}= and {keyword}= are two names of one thing: give one of them")
         given[keyword] = change(value)
+    target = locate(path)
     if not any(name in options for name in _NO_LEVELS):
-        given["pyramid"] = False
+        given["pyramid"] = _has_levels(target, ext)
     elif "pyramid_max_layers" in options and not options.get("pyramid"):
         given.pop("levels")  # as there: a number of layers alone asks for none
         given["pyramid"] = False
-    target = locate(path)
     if not isinstance(target, Url):
         folder = not target.suffix or (target.is_dir() and not is_image(target))
         if ext is None and folder:

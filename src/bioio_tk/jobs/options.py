@@ -81,6 +81,7 @@ class Options:
     chunks: int | Sequence[int] | None = None
     shards: int | Sequence[int] | bool | None = None
     pyramid_z: bool = False
+    bdv_xml: bool = False
     group: str = ""
     labels: bool = True
     storage_options: dict[str, Any] | None = None
@@ -117,8 +118,27 @@ class Options:
             if self.pyramid is False:
                 raise SpecError("pyramid=False and levels= contradict each other: give one of them")
         check_memory(self.memory)
+        if self.bdv_xml:
+            self._check_xml()
         if self.resume and self.exists == "replace":
             raise SpecError("resume= goes on with what is there, overwrite= begins anew: give one")
+
+    def _check_xml(self) -> None:
+        """Refuse what does not go with an XML over the image; such an image is of version 0.4."""
+        if self.ngff_version is None:
+            object.__setattr__(self, "ngff_version", "0.4")
+        if str(self.ngff_version) != "0.4":
+            raise SpecError(
+                f"bdv_xml=True and ngff_version={self.ngff_version!r} do not go together: "
+                "BigStitcher opens OME-Zarr 0.4"
+            )
+        if not self.ome:
+            raise SpecError("bdv_xml=True needs the OME metadata that ome=False leaves out")
+        if self.group or self.shard_job is not None or self.finalize:
+            raise SpecError(
+                "bdv_xml=True is for an image that is written at once: lay the XML over the store "
+                "when all of it is there, with 'bioio-tk bdv xml STORE'"
+            )
 
     @property
     def axes(self) -> dict[str, Any]:

@@ -120,7 +120,7 @@ def _tried(sample: LazyArray, target: Location, settings: dict[str, Any]) -> tup
         writer = BioWriter(place, sample.reader.max_workers, **settings | alone)
         began = time.perf_counter()
         transfer(sample.view(), writer, workers=sample.reader.max_workers)
-        return bytes_on_disk(place), time.perf_counter() - began
+        return bytes_on_disk(Path(folder)), time.perf_counter() - began
 
 
 def shape_text(shape: Shape5) -> str:

@@ -102,12 +102,17 @@ def carried(image: LazyArray, options: Options, step: dict[str, Any]) -> dict[st
     if given is not None and not isinstance(given, dict):
         whole = given if isinstance(given, (str, bytes)) else given.to_xml()
         return {"like": Seen(image), "metadata": provenance.add(whole, step)}
-    known, free = _sorted(given or {})
+    known, _ = _sorted(given or {})
     seen = Seen(image)
-    seen.ome_xml = provenance.add(seen.ome_xml, step)
-    if free:
-        seen.ome_xml = provenance.add(seen.ome_xml, plain(free), namespace=provenance.METADATA)
+    seen.ome_xml = noted(seen.ome_xml, given or {}, step)
     return {"like": seen, **known}
+
+
+def noted(xml: str, given: dict[Any, Any], step: dict[str, Any]) -> str:
+    """Return a document with how the image was made, and what was given that has no place in it."""
+    xml = provenance.add(xml, step)
+    _, free = _sorted(given)
+    return provenance.add(xml, plain(free), namespace=provenance.METADATA) if free else xml
 
 
 def _sorted(given: dict[Any, Any]) -> tuple[dict[str, Any], dict[str, Any]]:

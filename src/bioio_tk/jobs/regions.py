@@ -59,7 +59,7 @@ def _separate(
         left_out = only_one(reader.n_series, number)  # the others are asked for, too
         notes = tuple(note for note in report.notes if note != left_out)
         reports.append(replace(report, notes=notes))
-    return _together(reports, dst)
+    return together(reports, dst)
 
 
 def _numbers(roi: Any, count: int) -> list[int]:
@@ -82,7 +82,8 @@ def _place(dst: Any, number: int, options: Options) -> tuple[Any, Options]:
     return target / name, options
 
 
-def _together(reports: list[ConvertReport], dst: Any) -> ConvertReport:
+def together(reports: list[ConvertReport], dst: Any) -> ConvertReport:
+    """Return one report of several images."""
     if len(reports) == 1:
         return reports[0]
     first = reports[0]

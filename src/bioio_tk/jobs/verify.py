@@ -241,6 +241,7 @@ def verify_copy(  # noqa: PLR0913 (options of the copy, each by its name)
     memory: int | None = None,
     progress: Progress | None = None,
     group: str = "",
+    times: int | None = None,
 ) -> VerifyReport:
     """Compare what was copied with the file it went to, which may not be in place yet.
 
@@ -263,6 +264,8 @@ def verify_copy(  # noqa: PLR0913 (options of the copy, each by its name)
         See `verify`.
     group : str
         Where in the file the image lies.
+    times : int, optional
+        How many of its time points, the first ones, are those of the image; all by default.
 
     Returns
     -------
@@ -284,7 +287,7 @@ def verify_copy(  # noqa: PLR0913 (options of the copy, each by its name)
         def convert(pixels: NDArray[Any]) -> NDArray[Any]:
             return as_pixels(pixels, dtype, cast)
 
-        other = reader.array.view()
+        other = reader.array[..., :times].view()
         report = _compare_all(
             [(view, other)], ("", str(path)), how, progress, convert if cast else None
         )

@@ -184,14 +184,15 @@ class SpimDocument:
         target = self.path if path is None else Path(path)
         text = self.render()
         if target == self.path:
-            self._check_unchanged()
+            self.check_unchanged()
         if backup:
             back_up(target)
         write_atomic(target, text)
         if target == self.path:
             self._there = text
 
-    def _check_unchanged(self) -> None:
+    def check_unchanged(self) -> None:
+        """Raise TargetBusyError where another program has changed the file since it was opened."""
         try:
             there = self.path.read_bytes()
         except FileNotFoundError:

@@ -48,7 +48,7 @@ class SpimXml:
         self.created_by = created_by or {}
         self._setups: dict[int, ViewSetup] = {}
         self._setup_texts: dict[int, str] = {}
-        self._attributes: dict[str, dict[int, ViewAttribute]] = {kind: {} for kind in ATTRIBUTES}
+        self._attributes: dict[str, dict[int, str]] = {kind: {} for kind in ATTRIBUTES}
         self._wanted: int | tuple[int, ...] = 0
         # What is long is kept in pieces, one for each time point.
         self._views: dict[int, dict[int, str]] = {}
@@ -88,8 +88,8 @@ class SpimXml:
 
     def set_attribute(self, kind: str, attribute: ViewAttribute) -> None:
         """Say what a channel, tile, … is called; those that nothing is said of have their id."""
-        _attribute(_tag(kind), attribute)
-        self._attributes.setdefault(kind, {})[attribute.id] = attribute
+        text = attribute_text(kind, attribute)
+        self._attributes.setdefault(kind, {})[attribute.id] = text
         self._head = b""
 
     def set_times(self, times: int | Iterable[int]) -> None:
@@ -197,9 +197,9 @@ class SpimXml:
             attributes = self._setups[number].attributes
             used = attributes.get(kind, 0 if kind in ATTRIBUTES else None)
             if used is not None and used not in known:
-                known[used] = ViewAttribute(used, str(used))
+                known[used] = attribute_text(kind, ViewAttribute(used))
         yield f'      <Attributes name="{kind}">\n'
-        yield from (_attribute(_tag(kind), known[number]) for number in sorted(known))
+        yield from (known[number] for number in sorted(known))
         yield "      </Attributes>\n"
 
     def _missing_of(self, time: int, setups: list[int]) -> bytes:
@@ -372,8 +372,16 @@ def size_text(size: Sequence[int], what: str) -> str:
     return _words(int(n) for n in reversed(size))
 
 
-def _attribute(tag: str, attribute: ViewAttribute) -> str:
-    what = f"{tag.lower()} {_whole(attribute.id, f'the id of a {tag.lower()}')}"
+def attribute_text(kind: str, attribute: ViewAttribute) -> str:
+    """Return the element of one value of an attribute.
+
+    Raises
+    ------
+    SpecError
+        It cannot be written.
+    """
+    tag = _tag(kind)
+    what = f"{kind} {_whole(attribute.id, f'the id of a value of {kind}')}"
     properties = "".join(
         _element(key, text, f"the {key} of {what}", 10)
         for key, text in attribute.properties.items()

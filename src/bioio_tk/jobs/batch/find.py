@@ -118,8 +118,7 @@ def look(path: Path) -> tuple[bool, Path] | None:
         return None
     if row.packed and not path.is_dir() and not path.name.lower().endswith(row.suffixes):
         return None  # any document of an office program is a zip
-    main = registry.resolve(path, row)
-    return row.rest, main if isinstance(main, Path) else path
+    return row.rest, registry.main_of(path, row)
 
 
 def _known(path: Path) -> bool:
