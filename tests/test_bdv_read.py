@@ -590,7 +590,7 @@ def test_missing_views_read_as_0(tmp_path):
         assert {(v.time, v.setup) for v in br.views if v.missing} == {(1, 1), (2, 0)}
         assert set(br.affines) == set(stacks)
         (note,) = br.notes
-        assert note.startswith("1 view is (time point 2 of setup 0) not there")
+        assert note.startswith("1 view is not there, though the XML does not say so")
 
 
 def test_setup_without_any_pixels(tmp_path):
@@ -622,7 +622,7 @@ def test_views_that_the_xml_does_not_name(tmp_path):
         file["t00001/s00/0/cells"] = np.zeros((4, 9, 11), "i2")
     with BioReader(xml) as br:
         assert br.shape[4] == 1
-        assert "1 view is (time point 1 of setup 0) stored, but not in the XML" in br.notes[0]
+        assert br.notes[0].startswith("1 view is stored, but not in the XML, and left out: time")
 
 
 def test_stack_that_is_smaller_than_the_others_of_its_setup(tmp_path):
@@ -1075,7 +1075,7 @@ def test_info(tmp_path):
         "pixel size  X 0.5  Y 0.5  Z 2 µm",
         "stored as   blocks of 8 x 8 x 4, gzip",
         "levels      24 x 20 x 6, 12 x 10 x 3",
-        "note: 1 view is (time point 1 of setup 3) said to be missing, but stored",
+        "note: 1 view is said to be missing, but stored, and read as 0: time point 1 of setup 3",
     ):
         assert line in out
     info = describe(tmp_path / "x.xml").to_dict()["views"]

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from bioio_tk.stream.dimensions import PositionDimension as PositionDimension
     from bioio_tk.stream.dimensions import StandardAxis as StandardAxis
     from bioio_tk.stream.dimensions import dims_from_standard_axes as dims_from_standard_axes
+    from bioio_tk.stream.formats import BdvFormat as BdvFormat
     from bioio_tk.stream.formats import OmeTiffFormat as OmeTiffFormat
     from bioio_tk.stream.formats import OmeZarrFormat as OmeZarrFormat
     from bioio_tk.stream.formats import ScratchFormat as ScratchFormat
@@ -45,6 +46,7 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 __all__ = [
     "AcquisitionSettings",
+    "BdvFormat",
     "BioIOError",
     "BioReader",
     "BioWriter",
@@ -109,6 +111,7 @@ _HOME = {
     "PositionDimension": "bioio_tk.stream.dimensions",
     "StandardAxis": "bioio_tk.stream.dimensions",
     "dims_from_standard_axes": "bioio_tk.stream.dimensions",
+    "BdvFormat": "bioio_tk.stream.formats",
     "OmeTiffFormat": "bioio_tk.stream.formats",
     "OmeZarrFormat": "bioio_tk.stream.formats",
     "ScratchFormat": "bioio_tk.stream.formats",

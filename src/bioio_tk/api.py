@@ -9,6 +9,14 @@ if TYPE_CHECKING:
     from bioio_tk.inputs.shifted import with_axial_shifts
     from bioio_tk.jobs.axial import AxialShifts, axial_shifts, validate_axial_shifts
     from bioio_tk.jobs.batch.batch import BatchReport, batch, split
+    from bioio_tk.jobs.bdv import (
+        MissingReport,
+        TransformReport,
+        missing_views,
+        transform_views,
+        view_transforms,
+    )
+    from bioio_tk.jobs.bdv_pyramid import PyramidReport, add_pyramid
     from bioio_tk.jobs.collection import convert_series
     from bioio_tk.jobs.convert import convert
     from bioio_tk.jobs.describe import FileInfo, describe
@@ -39,6 +47,17 @@ _ROOMS = {
         "BatchReport",
         "batch",
         "split",
+    ),
+    "jobs.bdv": (
+        "MissingReport",
+        "TransformReport",
+        "missing_views",
+        "transform_views",
+        "view_transforms",
+    ),
+    "jobs.bdv_pyramid": (
+        "PyramidReport",
+        "add_pyramid",
     ),
     "jobs.collection": ("convert_series",),
     "jobs.convert": ("convert",),
@@ -87,9 +106,13 @@ __all__ = [
     "Checkup",
     "ConvertReport",
     "FileInfo",
+    "MissingReport",
+    "PyramidReport",
     "RecoverReport",
     "StreamReport",
+    "TransformReport",
     "VerifyReport",
+    "add_pyramid",
     "assemble",
     "axial_shifts",
     "batch",
@@ -103,6 +126,7 @@ __all__ = [
     "imread",
     "imwrite",
     "map_tiles",
+    "missing_views",
     "ome_xml",
     "recover",
     "reduce",
@@ -112,8 +136,10 @@ __all__ = [
     "stack",
     "start",
     "thumbnail",
+    "transform_views",
     "validate_axial_shifts",
     "verify",
+    "view_transforms",
     "watch",
     "with_axial_shifts",
 ]

@@ -508,13 +508,23 @@ class FilesTarget(FolderTarget):
         The file that one opens. It is put into place last, so that all it names are there before.
     beside : tuple of str
         What the names of further files end with that will be there for certain.
+    check_idle : callable
+        Takes a file that would be replaced, and raises TargetBusyError where a writer that makes
+        such files in their place is at work on it.
     overwrite, leftover, foreign
         As for `FolderTarget`.
     """
 
     def __init__(
-        self, path: Path, *, beside: tuple[str, ...], overwrite: bool, **more: Any
+        self,
+        path: Path,
+        *,
+        beside: tuple[str, ...],
+        check_idle: Callable[[Path], None],
+        overwrite: bool,
+        **more: Any,
     ) -> None:
+        self._check_idle = check_idle
         self._places = [path, *(path.with_suffix(ending) for ending in beside)]
         super().__init__(path, overwrite=overwrite, **more)
         self.image = self.partial / path.name
@@ -554,6 +564,8 @@ class FilesTarget(FolderTarget):
         if there and not self._overwrite:
             names = " and ".join(repr(str(place)) for place in there)
             raise TargetExistsError(f"there exists {names}: {what_now}")
+        for place in there:
+            self._check_idle(place)
 
 
 class RemoteTarget:
@@ -656,7 +668,9 @@ def target_for(
         return Target(location, overwrite=overwrite, resume=resume)
     given: dict[str, Any] = {"overwrite": overwrite, "foreign": sink.foreign, "resume": resume}
     if backend.beside:
-        return FilesTarget(location, beside=backend.beside, **given)
+        return FilesTarget(
+            location, beside=backend.beside, check_idle=sink.check_idle, **given
+        )
     if packed:
         return PackedTarget(location, pack=sink.pack, **given)
     return FolderTarget(location, **given)

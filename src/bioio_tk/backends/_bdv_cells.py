@@ -169,7 +169,7 @@ class Cells:
             return np.full((1, 1, 1), self._data.fillvalue, self.dtype)
         try:
             if self._raw:
-                return self._planes(offset, z.src)[:, y.src, x.src]
+                return self._rows(offset, z.src, y.src)[:, :, x.src]
             data = self._file.read(offset, table.sizes.item(key))  # type: ignore[union-attr]
             whole = self._codec.decode(data, table.skipped.item(key))  # type: ignore[union-attr]
         except ValueError as exc:
@@ -179,16 +179,22 @@ class Cells:
             ) from exc
         return whole[z.src, y.src, x.src]
 
-    def _planes(self, offset: int, z: slice) -> NDArray[Any]:
-        """Return whole planes of an uncompressed chunk."""
+    def _rows(self, offset: int, z: slice, y: slice) -> NDArray[Any]:
+        """Return rows of some planes of an uncompressed chunk."""
         _, height, width = self.block or ()
-        plane = height * width * self.dtype.itemsize
-        wanted = (z.stop - z.start) * plane
-        buffer = _scratch(wanted)  # taken out of it before this thread reads the next one
-        got = self._file.read_into(offset + z.start * plane, buffer)  # type: ignore[union-attr]
-        if got != wanted:
-            raise ValueError(f"the file ends after {got} of {wanted} bytes")
-        return buffer.view(self.dtype).reshape(-1, height, width)
+        planes, row = z.stop - z.start, width * self.dtype.itemsize
+        few = 2 * (y.stop - y.start) < height  # else what lies between costs less than asking again
+        first, rows = (y.start, y.stop - y.start) if few else (0, height)
+        size = rows * row if few else planes * height * row
+        buffer = _scratch(planes * rows * row)  # taken out of it before this thread reads again
+        got, offset = 0, offset + (z.start * height + first) * row
+        for n in range(planes if few else 1):
+            part = buffer[n * size : (n + 1) * size]
+            got += self._file.read_into(offset + n * height * row, part)  # type: ignore[union-attr]
+        if got != len(buffer):
+            raise ValueError(f"the file ends after {got} of {len(buffer)} bytes")
+        found = buffer.view(self.dtype).reshape(planes, rows, width)
+        return found[:, y.start - first : y.stop - first]
 
     def _listed(self, wanted: int) -> _Table | None:
         """Return where the chunks lie; None where the library is to be asked for these few."""

@@ -35,6 +35,7 @@ from bioio_tk.backends._bdv_sink import DroppedLevel, NewLevel, ViewSink
 from bioio_tk.backends._bdv_stored import StoredFile
 from bioio_tk.backends._bdv_tree import Tree
 from bioio_tk.backends._file import RandomFile
+from bioio_tk.core.signals import interrupt_later
 from bioio_tk.core.views import Mipmap, Scheme, Shape3, ViewId
 from bioio_tk.errors import (
     ClosedError,
@@ -62,6 +63,8 @@ if TYPE_CHECKING:
 
 _FAR = 1 << 62
 """Where in a file its writers lock a byte: readers, and other programs, never look there."""
+_MOST_IDLE = 64
+"""Partitions that stay open after a view came into them."""
 _LARGEST_GAP = 1000
 """Time points in a row without a view that get a group of their own."""
 
@@ -78,23 +81,41 @@ class _Part:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self.file = RandomFile(path, writable=True)
-        try:
-            _lock(self.file)
-            self.tree = Tree(self.file)
-        except BaseException:
-            self.file.close()
-            raise
+        self._tree: Tree | None = self._open()
         self.begun = 0  # views that are not finished
         self.tables: dict[int, tuple[Mipmap, ...]] = {}
         self.views: set[ViewId] = set()
 
+    def _open(self) -> Tree:
+        file = RandomFile(self.path, writable=True)
+        try:
+            _lock(file)
+            return Tree(file)
+        except BaseException:
+            file.close()
+            raise
+
+    @property
+    def tree(self) -> Tree:
+        """What is in it; opened anew where it was closed."""
+        if self._tree is None:
+            self._tree = self._open()
+        return self._tree
+
+    @property
+    def is_idle(self) -> bool:
+        """It is open, and nothing is on its way into it."""
+        return self._tree is not None and not self.begun
+
     def close(self) -> None:
+        tree, self._tree = self._tree, None
+        if tree is None:
+            return
         try:
             with suppress(OSError):  # what is left over behind the end harms nobody
-                self.tree.settle()
+                tree.settle()
         finally:
-            self.file.close()
+            tree.file.close()
 
 
 @dataclass(frozen=True)
@@ -121,6 +142,7 @@ class BdvFile:
         self._closed = False
         self._schemes: dict[int, Scheme] = {}
         self._shapes: dict[ViewId, Shape3 | None] = {}  # None until it is asked for
+        self._resolutions: dict[ViewId, tuple[Shape3, ...]] = {}  # of views written since then
         self._parts: dict[Batch, _Part] = {}
         self._sinks: dict[ViewSink, _Begun] = {}
         self._master = _Part(path) if writable else None
@@ -159,8 +181,15 @@ class BdvFile:
         return cls(path, writable=True, batches=batches)
 
     @staticmethod
+    def check(scheme: Scheme) -> None:
+        """Raise what `add_setup` would raise for a scheme, without a file; see `check_scheme`."""
+        check_scheme(scheme)
+
+    @staticmethod
     def remove(path: Path) -> None:
-        """Remove a file and the files that have the names of its partitions, where there are any.
+        """Remove a file and its partitions: the files it links to, and those without a view.
+
+        Others stay, whatever their names: ``scan-2026-11.h5`` is no part of ``scan.h5``.
 
         Raises
         ------
@@ -172,16 +201,29 @@ class BdvFile:
         file = RandomFile(path, writable=True)
         try:
             _lock(file)
+            parts = _own_partitions(path)
             if os.name == "nt":  # which removes no open file
                 file.close()
             path.unlink()
         finally:
             file.close()
-        for part in partition_files(path):
-            with part.open("rb") as opened:
-                ours = opened.read(len(hdf5.SIGNATURE)) in (hdf5.SIGNATURE, b"")
-            if ours:
-                part.unlink()
+        for part in parts:
+            part.unlink()
+
+    @staticmethod
+    def check_idle(path: Path) -> None:
+        """Raise TargetBusyError where a writer is at work on a file.
+
+        One that is not there, or may not be changed anyhow, is at rest.
+        """
+        try:
+            file = RandomFile(path, writable=True)
+        except OSError:
+            return
+        try:
+            _lock(file)
+        finally:
+            file.close()
 
     @classmethod
     def open(cls, path: Path, *, writable: bool) -> BdvFile:
@@ -253,10 +295,13 @@ class BdvFile:
             return known  # type: ignore[return-value]
 
     def shapes(self, view: ViewId) -> tuple[Shape3, ...]:
-        """Return the sizes of all resolutions a view had when the file was opened."""
+        """Return the sizes of all resolutions of a view."""
         with self.file_lock:
             self.shape(view)
-            return () if self._found is None else self._found.shapes(view)
+            known = self._resolutions.get(view)
+            if known is None and self._found is not None:
+                known = self._found.shapes(view)
+            return known or ()
 
     def scheme(self, setup: int) -> Scheme:
         """Return how the stacks of a setup are stored."""
@@ -424,6 +469,7 @@ class BdvFile:
                         edit.unlink(path)
                     part.views.discard(view)
             del self._shapes[view]
+            self._resolutions.pop(view, None)
 
     def describe(self, document: bytes) -> None:
         """Keep an OME-XML beside the stacks: a dataset, as attributes hold at most 64 KB."""
@@ -471,7 +517,8 @@ class BdvFile:
             path = partition_path(self.path, batch)
             _refuse_filled(path)
             path.touch()
-            part = self._parts[batch] = _Part(path)
+            with interrupt_later():  # or it would be in the way of itself
+                part = self._parts[batch] = _Part(path)
         if view.setup not in part.tables:
             self._enter(part, view.setup, scheme)
         return part
@@ -494,6 +541,13 @@ class BdvFile:
                     begun.full.close()
                 if not begun.part.begun:
                     begun.part.tree.forget_rest()
+                    self._rest_parts()
+
+    def _rest_parts(self) -> None:
+        """Close files that nothing is written to: there may be one for every time point."""
+        idle = [part for part in self._parts.values() if part.is_idle]
+        for part in idle[: max(0, len(idle) - _MOST_IDLE)]:
+            part.close()
 
     def _link(self, view: ViewId, begun: _Begun) -> None:
         master, part, path = self._writable(), begun.part, view_path(*view)
@@ -516,8 +570,12 @@ class BdvFile:
                     groups[name] = edit.add(hdf5.linking_group([link]))
                 edit.link(path, edit.add_group(groups))
                 _fill_gap(master.tree, edit, view.time)
+        new = tuple(level.shape for _, level in sorted(begun.levels.items()))
         if begun.full is None:
-            self._shapes[view] = begun.levels[0].shape
+            self._shapes[view] = new[0]
+            self._resolutions[view] = new
+        else:
+            self._resolutions[view] = (self.shape(view), *new)
 
 
 def partition_path(path: Path, batch: Batch) -> Path:
@@ -531,6 +589,36 @@ def partition_files(path: Path) -> tuple[Path, ...]:
     if not path.parent.is_dir():
         return ()
     return tuple(sorted(file for file in path.parent.iterdir() if name.fullmatch(file.name)))
+
+
+def _own_partitions(path: Path) -> list[Path]:
+    """Return the files beside a file that are parts of it and of nothing else."""
+    named = partition_files(path)
+    if not named:
+        return []
+    linked: set[str] = set()
+    try:
+        found = StoredFile(path)
+    except (DamagedFileError, TargetBusyError):  # nobody knows what it linked to
+        pass
+    else:
+        linked = found.linked_files()
+        found.close()
+    return [part for part in named if part.name in linked or _is_blank(part)]
+
+
+def _is_blank(part: Path) -> bool:
+    """Return whether a file is one that was begun for views, and has none."""
+    if not part.stat().st_size:
+        return True
+    try:
+        found = StoredFile(part)
+    except DamagedFileError:
+        return False
+    try:
+        return found.holds_no_view()
+    finally:
+        found.close()
 
 
 def _refuse_filled(path: Path) -> None:

@@ -238,11 +238,10 @@ class Hdf5Pixels:
     @property
     def ome_xml(self) -> str | None:
         """What is said of the stacks beyond the XML, where we have written them."""
-        with self._calling(f"the attributes of {self._where}"):
-            found = self._file.attrs.get(OME_XML)
-            if OME_XML in self._file:  # a dataset, as an attribute holds no more than 64 KB
-                found = bytes(self._file[OME_XML][0]).decode("utf-8", "replace")
-        return found if isinstance(found, str) else None
+        with self._calling(f"what is said of the stacks in {self._where}"):
+            if OME_XML not in self._file:
+                return None
+            return bytes(self._file[OME_XML][0]).decode("utf-8", "replace")
 
     def path(self, view: ViewId, level: int) -> str:
         """Return where a level of a view lies."""

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import threading
-import warnings
 from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
 
 import numpy as np
 
 from bioio_tk.backends._hdf5_chunks import DEFLATE, SHUFFLE, ChunkCodec, compression_of, library
 from bioio_tk.core.spec import ImageSpec, Level
-from bioio_tk.errors import BackendMissingError, BioIOWarning, PixelTypeError, SpecError
+from bioio_tk.core.views import FOREIGN_COMPRESSIONS
+from bioio_tk.errors import BackendMissingError, PixelTypeError, SpecError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -28,8 +28,6 @@ PIXEL_TYPES = (
 FULL: Shape3 = (1, 1, 1)
 """The factor of the full resolution."""
 _LARGEST_CHUNK = 2**32 - 1
-_OTHERS = ("lzf", "zstd", "blosc", "blosc2", "lz4", "bitshuffle", "bzip2")
-"""Compressions of HDF5 that only some programs know."""
 
 Filter: TypeAlias = tuple[int, int, tuple[int, ...], bytes]
 """Number, flags, values and name of what is done to chunks."""
@@ -43,7 +41,7 @@ def has_full(scheme: Scheme) -> bool:
 
 
 def check_scheme(scheme: Scheme) -> None:
-    """Raise an error that says what makes no sense; warn of what Fiji cannot read.
+    """Raise an error that says what makes no sense. Whoever asks warns: see `tell_foreign`.
 
     Raises
     ------
@@ -60,14 +58,8 @@ def check_scheme(scheme: Scheme) -> None:
             f"{', '.join(PIXEL_TYPES)}"
         )
     check_mipmaps(scheme.mipmaps, scheme.dtype)
-    for name in dict.fromkeys(compression_at(scheme, number)[0] for number in range(2)):
-        if name in _OTHERS:
-            warnings.warn(
-                f"Fiji (BigDataViewer, BigStitcher) cannot read compression={name!r}: take "
-                "'gzip' or 'none' for files that go there",
-                BioIOWarning,
-                stacklevel=3,
-            )
+    for number in range(2):
+        compression_at(scheme, number)
 
 
 def compression_at(scheme: Scheme, number: int) -> tuple[str, int | None]:
@@ -75,7 +67,7 @@ def compression_at(scheme: Scheme, number: int) -> tuple[str, int | None]:
     full = number == 0 or scheme.reduced_compression is None
     kind = str((scheme.compression if full else scheme.reduced_compression) or "gzip").lower()
     level = scheme.level if full or kind == str(scheme.compression or "gzip").lower() else None
-    if kind in _OTHERS:
+    if kind in FOREIGN_COMPRESSIONS:
         _options(kind, level)
         return kind, level
     found = compression_of(kind, level)
@@ -218,7 +210,7 @@ class LibraryCodec:
 
 def codec_of(name: str, level: int | None, chunk: Shape3, dtype: np.dtype[Any]) -> Codec:
     """Return what packs chunks for a compression."""
-    if name in _OTHERS:
+    if name in FOREIGN_COMPRESSIONS:
         return LibraryCodec(chunk, dtype, name, level)
     return OwnCodec(chunk, dtype, level)
 

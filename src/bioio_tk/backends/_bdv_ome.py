@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from bioio_tk.meta.ome import OmeImage
 
 OME_XML = "ome_xml"
-"""The dataset, or the attribute of the HDF5 file, that holds it."""
+"""The dataset that holds it: an attribute cannot have more than 64 KB."""
 
 
 def with_ome(

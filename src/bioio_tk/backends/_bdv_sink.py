@@ -14,6 +14,7 @@ from bioio_tk.backends._bdv_layout import (
     stored_dtype,
 )
 from bioio_tk.backends.base import Caps
+from bioio_tk.core.signals import interrupt_later
 from bioio_tk.errors import ClosedError, DamagedFileError, UnsupportedError
 
 if TYPE_CHECKING:
@@ -139,7 +140,8 @@ class ViewSink:
         self._levels = tuple(levels)
         self._end = end
         self._ended = False
-        self._lock = threading.Lock()
+        self._gate = threading.Condition()
+        self._storing: list[int] = []  # threads
 
     def _level(self, at: Address) -> Level:
         if self._ended:
@@ -155,7 +157,16 @@ class ViewSink:
         return self._level(at).encode(tile[..., 0, 0].transpose(2, 0, 1))
 
     def store_tile(self, at: Address, encoded: Any) -> None:
-        self._level(at).store(self._corner(at), encoded)
+        own = threading.get_ident()
+        with self._gate:
+            level = self._level(at)
+            self._storing.append(own)
+        try:
+            level.store(self._corner(at), encoded)
+        finally:
+            with self._gate:
+                self._storing.remove(own)
+                self._gate.notify_all()
 
     def load_tile(self, at: Address) -> NDArray[Any] | None:
         chunk = self._level(at).load(self._corner(at))
@@ -186,8 +197,12 @@ class ViewSink:
         self._stop(keep=False)
 
     def _stop(self, *, keep: bool) -> None:
-        with self._lock:
-            if self._ended:
-                return
-            self._ended = True
-        self._end(self, keep)
+        own = threading.get_ident()
+        with interrupt_later():
+            with self._gate:
+                if self._ended:
+                    return
+                self._ended = True
+                # after a second Ctrl-C others may still store: their room is not given to anybody
+                self._gate.wait_for(lambda: all(thread == own for thread in self._storing))
+            self._end(self, keep)

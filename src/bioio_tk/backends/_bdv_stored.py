@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import threading
+from collections import OrderedDict
 from contextlib import contextmanager
 from itertools import product
 from math import prod
@@ -45,6 +46,8 @@ _FILTERS = {
     32026: "blosc2",
 }
 """Numbers of filters, and what they are called."""
+_MOST_OTHERS = 16
+"""Files that are linked to and kept open: a dataset may have one for every time point."""
 _TILE = 1 << 19
 """Bytes of a tile, where chunks are smaller."""
 _ROW = 512
@@ -63,7 +66,7 @@ class StoredFile:
         self._where = repr(str(path))
         self._lock = threading.Lock()
         self._bytes = RandomFile(path)
-        self._others: list[StoredFile] = []
+        self._others: OrderedDict[str, StoredFile] = OrderedDict()  # the last used one last
         try:
             self._file = open_to_read(self._bytes, self._where)
         except BaseException:
@@ -115,7 +118,10 @@ class StoredFile:
         return self.level(view, number).compression
 
     def level(self, view: ViewId, number: int, dtype: np.dtype[Any] | None = None) -> StoredLevel:
-        """Return a stored resolution of a view, whose pixels are to be read as `dtype`."""
+        """Return a stored resolution of a view, whose pixels are to be read as `dtype`.
+
+        One of another file can be loaded until some 16 further files were asked for theirs.
+        """
         return self._level("/".join(view_path(*view, str(number), CELLS)), dtype)
 
     def _level(self, path: str, dtype: np.dtype[Any] | None) -> StoredLevel:
@@ -123,10 +129,18 @@ class StoredFile:
             link = self._file.get(path, getlink=True)
             if not isinstance(link, library().ExternalLink):
                 return StoredLevel(self._file[path], dtype, self._bytes, self._lock)
-        # the library would look for the other file with the bytes of this one
-        other = StoredFile(self._path.parent / link.filename)
-        self._others.append(other)
-        return other._level(link.path, dtype)
+        return self._other(link.filename)._level(link.path, dtype)
+
+    def _other(self, name: str) -> StoredFile:
+        """Return a file that is linked to: the library would look for it with our bytes."""
+        with self._lock:
+            other = self._others.pop(name, None)
+            if other is None:
+                while len(self._others) >= _MOST_OTHERS:
+                    self._others.popitem(last=False)[1].close()
+                other = StoredFile(self._path.parent / name)
+            self._others[name] = other
+            return other
 
     def shapes(self, view: ViewId) -> tuple[Shape3, ...]:
         """Return the sizes of all resolutions of a view that are there, in their order."""
@@ -139,12 +153,28 @@ class StoredFile:
                 return tuple(found)
             found.append(self._level(path, None).shape)
 
+    def linked_files(self) -> set[str]:
+        """Return the names of the files that its views are in."""
+        external = library().ExternalLink
+        found = set()
+        for view in self.views():
+            with self._reading():
+                link = self._file.get("/".join(view_path(*view, "0", CELLS)), getlink=True)
+                if isinstance(link, external):
+                    found.add(link.filename)
+        return found
+
+    def holds_no_view(self) -> bool:
+        """Return whether there is nothing in it but what is said of setups."""
+        with self._reading():
+            return all(_SETUP.fullmatch(name) for name in self._file)
+
     def close(self) -> None:
         """Release it. Safe to call twice."""
         with self._lock:
             self._file.close()
         self._bytes.close()
-        for other in self._others:
+        for other in self._others.values():
             other.close()
 
     @contextmanager

@@ -18,6 +18,7 @@ from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 
 from bioio_tk.backends import _bdv_objects as hdf5
+from bioio_tk.core.signals import interrupt_later
 from bioio_tk.errors import DamagedFileError, UnsupportedError
 
 if TYPE_CHECKING:
@@ -486,7 +487,9 @@ class Tree:
         OSError
             The system did not take them (a full disk): the file is as it was.
         """
-        with self._lock:
+        # Ctrl-C between the change of the file and that of what is known of it: the next one would
+        # be written over it
+        with interrupt_later(), self._lock:
             edit = Edit(self, -(-self._end // 8) * 8)
             if not self._found:
                 self._go_ahead(self._end)
@@ -511,8 +514,9 @@ class Tree:
         """Let the file be the tree below a new root, by one write of bytes that lie together."""
         form = self.format
         where = form.at + 16
-        self.file.write(where, struct.pack("<QQ", end, hdf5.UNDEFINED) + hdf5.symbol(0, root))
-        self.format = form._replace(end=end, root=root)
+        with interrupt_later():
+            self.file.write(where, struct.pack("<QQ", end, hdf5.UNDEFINED) + hdf5.symbol(0, root))
+            self.format = form._replace(end=end, root=root)
 
     def keep(self, end: int) -> None:
         """Let what is before `end` stay: room was allocated there, and is filled."""

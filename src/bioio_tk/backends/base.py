@@ -507,6 +507,16 @@ class ViewStore(Protocol):
         ...
 
     @staticmethod
+    def check(scheme: Scheme) -> None:
+        """Raise what `add_setup` would raise, before there is a file."""
+        ...
+
+    @staticmethod
+    def check_idle(path: Path) -> None:
+        """Raise TargetBusyError where a writer is at work on a file."""
+        ...
+
+    @staticmethod
     def remove(path: Path) -> None:
         """Remove a file of views and all it is spread over; TargetBusyError if it is in use."""
         ...
@@ -533,7 +543,7 @@ class ViewStore(Protocol):
         ...
 
     def shapes(self, view: ViewId) -> tuple[Shape3, ...]:
-        """Return the sizes of all resolutions a view had when the file was opened."""
+        """Return the sizes of all resolutions of a view."""
         ...
 
     def add_setup(self, setup: int, scheme: Scheme) -> None:
@@ -544,7 +554,7 @@ class ViewStore(Protocol):
         """Return what stores a new view, or a new version of one, of that full resolution."""
         ...
 
-    def begin_levels(  # noqa: PLR0913
+    def begin_levels(
         self,
         view: ViewId,
         size: Shape3,

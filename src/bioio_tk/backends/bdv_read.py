@@ -83,15 +83,13 @@ class BdvSource:
         every = {ViewId(time, setup) for time in data.times for setup in data.setups}
         lost = sorted(every - stored - data.missing)
         if lost:
-            notes.append(
-                f"{_listed(lost)} not there, though the XML does not say so: they read as 0"
-            )
+            notes.append(_told(lost, "not there, though the XML does not say so, and read as 0"))
         hidden = sorted(stored & data.missing)
         if hidden:
-            notes.append(f"{_listed(hidden)} said to be missing, but stored: they read as 0")
+            notes.append(_told(hidden, "said to be missing, but stored, and read as 0"))
         unknown = sorted(stored - every)
         if unknown:
-            notes.append(f"{_listed(unknown)} stored, but not in the XML: they are left out")
+            notes.append(_told(unknown, "stored, but not in the XML, and left out"))
         return frozenset(stored & every - data.missing)
 
     # ------------------------------------------------------------------ pixels
@@ -284,8 +282,10 @@ def _where(xml: Path, data: SpimData) -> Path:
     """Return where the pixels are; of a dataset that is not in its place yet, where they wait."""
     final = xml.with_name(xml.name.removesuffix(_PARTIAL))
     where = loader_path(data, final)
+    if final == xml:
+        return where  # which may be the folder itself, and has no name then
     waiting = where.with_name(f"{where.name}{_PARTIAL}")
-    return waiting if xml.name.endswith(_PARTIAL) and waiting.exists() else where
+    return waiting if waiting.exists() else where
 
 
 def _missing(xml: Path, data: SpimData, where: Path) -> str:
@@ -363,11 +363,11 @@ def _plain(setup: ViewSetup) -> dict[str, Any]:
     }
 
 
-def _listed(views: list[ViewId]) -> str:
-    """Return a few views for a message, with their verb."""
+def _told(views: list[ViewId], what: str) -> str:
+    """Return what is the matter with some views, and the first of them by name."""
     named = [f"time point {view.time} of setup {view.setup}" for view in views[:_MOST_NAMED]]
     more = ["…"] if len(views) > _MOST_NAMED else []
-    return f"{plural(len(views), 'view is', 'views are')} ({', '.join([*named, *more])})"
+    return f"{plural(len(views), 'view is', 'views are')} {what}: {', '.join([*named, *more])}"
 
 
 def _few(notes: Iterable[str]) -> tuple[str, ...]:

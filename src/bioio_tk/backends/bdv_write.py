@@ -10,13 +10,12 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from bioio_tk.backends._bdv_file import BdvFile
 from bioio_tk.backends._bdv_layout import compression_at
-from bioio_tk.backends._bdv_ome import OME_XML
 from bioio_tk.backends._hdf5_chunks import library
 from bioio_tk.backends.base import Caps
 from bioio_tk.core.mipmaps import propose
 from bioio_tk.core.spec import Address, Level, fit_tile
 from bioio_tk.core.stacks import Layout, Stack, layout_of, voxel_of
-from bioio_tk.core.views import Mipmap, Scheme
+from bioio_tk.core.views import Mipmap, Scheme, tell_foreign
 from bioio_tk.errors import ClosedError, SpecError, UnsupportedError
 
 if TYPE_CHECKING:
@@ -107,6 +106,7 @@ class BdvSink:
             _check_image(spec)
             scheme = Scheme(spec.dtype, mipmaps_of(spec), options.compression, options.level)
             compression_at(scheme, 0)  # raises for one that there is not
+        tell_foreign(options.compression)
 
     @classmethod
     def arrange(cls, spec: ImageSpec, *, by_rule: bool, tile_given: bool) -> ImageSpec:
@@ -136,6 +136,8 @@ class BdvSink:
             tiles = [spec.levels[0].tile] * len(shapes)
         pairs = zip(shapes, tiles, strict=True)
         return replace(spec, levels=tuple(Level(s, fit_tile(s, tile, 1)) for s, tile in pairs))
+
+    check_idle = staticmethod(BdvFile.check_idle)
 
     @staticmethod
     def foreign(folder: Path, *, begun: bool = False) -> Path | None:
@@ -182,11 +184,11 @@ class BdvSink:
             view = self._begin(stack)
             if view is not None:
                 view.finish()
+        if self._options.extra.get("ome", True):
+            self._describe()
         self._file.flush()
         partitions = self._file.partitions
         self._file.close()
-        if self._options.extra.get("ome", True):
-            self._describe()
         self._write_xml(there, partitions)
 
     def _stacks(self) -> Iterator[Stack]:
@@ -200,9 +202,7 @@ class BdvSink:
         """Put the OME-XML into the HDF5 file, where nothing but us looks for it."""
         from bioio_tk.meta import ome
 
-        xml = ome.document(self.images, metadata=self._options.metadata)
-        with library().File(self._home, "r+", locking=False) as file:
-            file.attrs[OME_XML] = xml
+        self._file.describe(ome.document(self.images, metadata=self._options.metadata).encode())
 
     def _write_xml(self, there: list[Stack], partitions: Any) -> None:
         from bioio_tk.meta.bdv import Loader, Partition, SpimXml, write_atomic

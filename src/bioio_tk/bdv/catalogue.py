@@ -113,9 +113,11 @@ class Catalogue:
         self.claimed[view] = said
         self._of_setup.setdefault(view.setup, {})[view] = None
 
-    def release(self, view: ViewId) -> None:
-        """Let go of a view that did not get into the file."""
-        self.claimed.pop(view, None)
+    def release(self, view: ViewId, said: Description) -> None:
+        """Let go of a view that did not get into the file, if it is `said` that was claimed."""
+        if self.claimed.get(view) is not said:
+            return
+        del self.claimed[view]
         if view not in self.known:
             self._of_setup.get(view.setup, {}).pop(view, None)
 
@@ -139,8 +141,8 @@ class Catalogue:
     def credit(self, camera: str, microscope: str, version: str, user: str) -> None:
         """Say what the views were taken with."""
         camera = label(camera, "camera_name")
-        said = (label(word, "write_xml") for word in (microscope, version, user))
-        self._document.created_by = created(*said)
+        words = (label(word, "write_xml") for word in (microscope, version, user))
+        self._document.created_by = created(*words)
         self._camera = camera
         for setup, said in {view.setup: said for view, said in self.known.items()}.items():
             self._describe(setup, said)

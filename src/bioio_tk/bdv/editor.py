@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from bioio_tk.backends.base import Source, ViewStore
+    from bioio_tk.backends.base import ViewStore
     from bioio_tk.core.views import View
     from bioio_tk.engine.copy import Progress
 
@@ -369,6 +369,9 @@ class BdvEditor:
 
     def _editable(self, *places: Any) -> ViewId:
         self._check_writable()
+        if self._store is None and self._document.data.loader.format == HDF5:
+            # a writer at work says anew, with its next view, where all of them lie
+            registry.load_view_store().check_idle(self.path)
         view = self.view(*places)
         return ViewId(view.time, view.setup)
 

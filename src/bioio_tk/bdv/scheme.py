@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import warnings
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from bioio_tk.core.mipmaps import propose
-from bioio_tk.core.views import Mipmap
-from bioio_tk.errors import BioIOWarning, SpecError
+from bioio_tk.core.views import FOREIGN_COMPRESSIONS, Mipmap, tell_foreign
+from bioio_tk.errors import SpecError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -17,7 +16,6 @@ if TYPE_CHECKING:
     from bioio_tk.core.views import Point3, Shape3
 
 _READ = {"gzip": "gzip", "deflate": "gzip", "zlib": "gzip", "none": "none"}
-_FOREIGN = ("lzf", "zstd", "lz4", "blosc", "blosc2", "bitshuffle")
 
 
 def check_compression(name: Any, level: Any) -> str:
@@ -29,16 +27,11 @@ def check_compression(name: Any, level: Any) -> str:
         There is none such, or it has no such level.
     """
     kind = "none" if name is None else str(name).lower()
-    if kind in _FOREIGN:
-        warnings.warn(
-            f"compression={name!r}: Fiji (BigDataViewer, BigStitcher) cannot read this, its HDF5 "
-            "knows gzip only; choose 'gzip' for files that are opened there",
-            BioIOWarning,
-            stacklevel=3,
-        )
+    if kind in FOREIGN_COMPRESSIONS:
+        tell_foreign(kind, stacklevel=3)
         return kind
     if kind not in _READ:
-        known = ", ".join((*("gzip", "none"), *_FOREIGN))
+        known = ", ".join(("gzip", "none", *FOREIGN_COMPRESSIONS))
         raise SpecError(f"compression={name!r}: choose one of {known}")
     if level is None:
         return _READ[kind]

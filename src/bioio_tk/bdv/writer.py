@@ -23,8 +23,9 @@ from bioio_tk.bdv.stack import Stack, checked_type
 from bioio_tk.bdv.view_writer import ViewWriter
 from bioio_tk.core.downsample import METHODS
 from bioio_tk.core.dtype import CASTS, as_pixels
+from bioio_tk.core.signals import interrupt_later
 from bioio_tk.core.views import ATTRIBUTES, Scheme, ViewId
-from bioio_tk.engine.pool import check_workers
+from bioio_tk.engine.pool import check_workers, run_apart
 from bioio_tk.engine.scratch import Scratch
 from bioio_tk.errors import (
     ClosedError,
@@ -134,7 +135,7 @@ class BdvWriter:
         self._process = os.getpid()
         self._lock = threading.RLock()
         self._idle = threading.Condition(self._lock)
-        self._working = 0  # calls that write
+        self._working: list[int] = []  # threads in a call that writes
         self.path, self.xml_path = pair_of(filename)
         counts = (nilluminations, nchannels, ntiles, nangles)
         self._grid = SetupGrid(dict(zip(ATTRIBUTES, counts, strict=True)))
@@ -249,9 +250,10 @@ class BdvWriter:
                 label(exposure_units, "exposure_units"),
             )
             given = None if stack is None else Stack(stack)
+            said: Description | None = None
             try:
                 # all that is said of a setup by two threads at once, is said one after the other
-                with self._lock:
+                with interrupt_later(), self._lock:
                     voxel, unit = self._views.voxel(view, voxel_size_xyz, voxel_units)
                     said = Description(
                         dimensions(virtual_stack_dim) if given is None else given.size,
@@ -265,6 +267,10 @@ class BdvWriter:
                         self._virtual[view] = _Virtual(said)
                 if given is not None:
                     self._append_stack(view, said, given, dtype, progress)
+            except BaseException:
+                if given is not None and said is not None:
+                    self._release(view, said)
+                raise
             finally:
                 if given is not None:
                     given.close()
@@ -277,26 +283,35 @@ class BdvWriter:
         dtype: np.dtype[Any],
         progress: Progress | None,
     ) -> None:
+        writer = self._begin(view, said, dtype)
         try:
-            writer = self._begin(view, said, dtype)
+            given.hand_over(
+                writer.put,
+                writer.tile,
+                dtype=writer.dtype,
+                cast=self._cast,
+                workers=self._workers,
+                progress=progress,
+            )
+            writer.end()
+        except BaseException:
+            writer.abort()
+            raise
+        self._finish(view, writer)
+
+    def _finish(self, view: ViewId, writer: ViewWriter) -> None:
+        """Let readers see a view, and the XML tell of it: both, or (Ctrl-C) none of it."""
+        with interrupt_later():
             try:
-                given.hand_over(
-                    writer.put,
-                    writer.tile,
-                    dtype=writer.dtype,
-                    cast=self._cast,
-                    workers=self._workers,
-                    progress=progress,
-                )
                 writer.finish()
             except BaseException:
                 writer.abort()
                 raise
             self._enter(view)
-        except BaseException:
-            with self._lock:
-                self._views.release(view)
-            raise
+
+    def _release(self, view: ViewId, said: Description) -> None:
+        with interrupt_later(), self._lock:
+            self._views.release(view, said)
 
     def append_plane(
         self,
@@ -386,13 +401,20 @@ class BdvWriter:
                 raise RegionError(
                     f"{n} pixels from {axis}={a} on do not fit the stack, which has {size}"
                 )
+        z, y, x = corner
+        # Ctrl-C would leave blocks of the stack locked, and others of its parts come yet
+        run_apart(lambda: self._put_part(view, virtual, (z, y, x), pixels))
+
+    def _put_part(
+        self, view: ViewId, virtual: _Virtual, start: Shape3, pixels: NDArray[Any]
+    ) -> None:
         with self._lock:
             if virtual.writer is None:
                 dtype = self._type_of(view.setup, pixels.dtype)
                 virtual.writer = self._begin(view, virtual.said, dtype)
             writer = virtual.writer
         pixels = as_pixels(pixels, writer.dtype, self._cast)
-        writer.put_stack((corner[0], corner[1], corner[2]), pixels)
+        writer.put_stack(start, pixels)
         if writer.is_whole:
             self._finish_virtual(view, virtual)
 
@@ -406,12 +428,11 @@ class BdvWriter:
                 dtype = self._type_of(view.setup, np.dtype(np.uint16))
                 virtual.writer = self._begin(view, virtual.said, dtype)
         try:
-            virtual.writer.finish()
-            self._enter(view)
+            virtual.writer.end()
+            self._finish(view, virtual.writer)
         except BaseException:
             virtual.writer.abort()
-            with self._lock:
-                self._views.release(view)
+            self._release(view, virtual.said)
             raise
 
     # ------------------------------------------------------------------ the files
@@ -442,7 +463,7 @@ class BdvWriter:
             )
 
     def _begin(self, view: ViewId, said: Description, dtype: np.dtype[Any]) -> ViewWriter:
-        with self._lock:
+        with interrupt_later(), self._lock:
             scheme = self._schemes.get(view.setup)
             if scheme is None:
                 levels = mipmaps(
@@ -694,11 +715,17 @@ class BdvWriter:
         OSError
             The disk is full, or what else the system says. The views finished before stay.
         """
+        if self._state not in ("new", "closed") and not self._is_forked:
+            own = threading.get_ident()
+            run_apart(lambda: self._close(own))  # Ctrl-C waits: it would lose parts of stacks
+
+    def _close(self, own: int) -> None:
         with self._lock:
-            if self._state in ("new", "closed") or self._is_forked:
+            if self._state == "closed":
                 return
             self._state = "closing"
-            self._idle.wait_for(lambda: not self._working)
+            # for others: a call of this thread that Ctrl-C has ended may still stand there
+            self._idle.wait_for(lambda: all(thread == own for thread in self._working))
             failed: BaseException | None = None
             for view, virtual in list(self._virtual.items()):
                 try:
@@ -730,12 +757,12 @@ class BdvWriter:
             self._check_open()
         with self._lock:
             self._check_open()
-            self._working += 1
+            self._working.append(threading.get_ident())
         try:
             yield
         finally:
-            with self._lock:
-                self._working -= 1
+            with interrupt_later(), self._lock:
+                self._working.remove(threading.get_ident())
                 self._idle.notify_all()
 
     @property
@@ -748,7 +775,7 @@ class BdvWriter:
         if getattr(self, "_state", "new") in ("new", "closed") or self._is_forked:
             return
         begun = self._file is not None or bool(self._virtual)
-        self.close()
+        self._close(threading.get_ident())
         if begun:
             warnings.warn(
                 f"the writer of {str(self.path)!r} was never closed: use `with BdvWriter(...)` or "

@@ -29,6 +29,7 @@ _COMMANDS = {
     "thumbnail": "Make a small PNG picture of an image.",
     "validate": "Check that image files are what their format asks for.",
     "upgrade": "Bring an OME-Zarr 0.1 to 0.4 to version 0.5.",
+    "bdv": "Complete, check and move the views of a BigDataViewer dataset.",
     "finish": "Complete an OME-Zarr that several processes have written.",
     "watch": "Show how a running acquisition is doing.",
     "recover": "Keep what an interrupted write has left.",

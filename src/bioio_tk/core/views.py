@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple, TypeAlias
@@ -10,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bioio_tk.core.region import Shape5
+from bioio_tk.errors import BioIOWarning
 
 Shape3: TypeAlias = tuple[int, int, int]
 """Sizes along Z, Y, X."""
@@ -194,6 +196,29 @@ class View:
     def affine(self) -> NDArray[np.float64]:
         """From the pixel (x, y, z) to the world: all transforms together, shape (3, 4)."""
         return joined(self.transforms)
+
+
+FOREIGN_COMPRESSIONS = ("lzf", "zstd", "blosc", "blosc2", "lz4", "bitshuffle", "bzip2")
+"""Those of HDF5 that only some programs know; Fiji knows none of them."""
+
+
+def tell_foreign(name: str | None, stacklevel: int = 2) -> None:
+    """Warn of a compression that Fiji cannot read.
+
+    Parameters
+    ----------
+    name : str or None
+        Of the compression.
+    stacklevel : int
+        Of the warning, as if the caller gave it.
+    """
+    if name is not None and name.lower() in FOREIGN_COMPRESSIONS:
+        warnings.warn(
+            f"compression={name!r}: Fiji (BigDataViewer, BigStitcher) cannot read this, its HDF5 "
+            "knows gzip only; choose 'gzip' for files that are opened there",
+            BioIOWarning,
+            stacklevel=stacklevel + 1,
+        )
 
 
 @dataclass(frozen=True, slots=True)

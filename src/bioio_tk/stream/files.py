@@ -56,6 +56,10 @@ class PlaneFiles:
         plan = self._layout.plan
         if getattr(self._store, "raw_planes", False):
             return self._read_raw(position, plane)
+        direct = getattr(self._store, "read_plane", None)
+        if direct is not None:
+            found: NDArray[Any] = direct(self._layout.path, plan, position, plane)
+            return found
         z, c, t = plan.order.key(plane)
         reader = self._reader(position, plane, known)
         pixels: NDArray[Any] = reader[:, :, z : z + 1, c : c + 1, t : t + 1]

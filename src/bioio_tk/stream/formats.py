@@ -13,13 +13,16 @@ TiffCompression: TypeAlias = Literal[
     "lzw", "none", "deflate", "zstd", "packbits", "lzma", "jpeg", "jpeg2000", "jpegxl", "lerc"
 ]
 ZarrCompression: TypeAlias = Literal["blosc-zstd", "blosc-lz4", "zstd", "none", "gzip"]
+BdvCompression: TypeAlias = Literal["gzip", "none"]
 Compression: TypeAlias = TiffCompression | ZarrCompression
 
 _SUFFIXES = {
     **dict.fromkeys((".tiff", ".tif", ".btf", ".tf2", ".tf8"), "ome-tiff"),
     ".zarr": "ome-zarr",
+    ".xml": "bdv",
+    ".h5": "bdv",
 }
-_SPOKEN = {"ome-tiff": "OME-TIFF", "ome-zarr": "OME-Zarr"}
+SPOKEN = {"ome-tiff": "OME-TIFF", "ome-zarr": "OME-Zarr", "bdv": "BigDataViewer"}
 
 
 class _FileFormat(Model):
@@ -35,7 +38,7 @@ class _FileFormat(Model):
         own = cls.model_fields["name"].default
         if kind is not None and kind != own:
             raise ValueError(
-                f"suffix={suffix!r} is that of {_SPOKEN[kind]}: give "
+                f"suffix={suffix!r} is that of {SPOKEN[kind]}: give "
                 f"{cls.model_fields['suffix'].default!r} or choose format={kind!r}"
             )
         return suffix
@@ -116,6 +119,28 @@ class OmeZarrFormat(_FileFormat):
         return split_suffix(root_path)[0] + self.suffix
 
 
+class BdvFormat(_FileFormat):
+    """BigDataViewer: an XML, and the HDF5 of the same name beside it.
+
+    Parameters
+    ----------
+    backend : {"auto"}
+        There is one.
+    suffix : str
+        How the XML ends; a path that ends in ``.h5`` stands for the XML beside it.
+    """
+
+    name: Literal["bdv"] = "bdv"
+    backend: Literal["auto"] = "auto"
+    suffix: str = ".xml"
+    compressions: ClassVar[tuple[str, ...]] = get_args(BdvCompression)
+
+    def get_output_path(self, root_path: str, *, num_positions: int = 1) -> str:
+        """Return the path of the XML."""
+        suffix = ".xml" if self.suffix.lower().endswith(".h5") else self.suffix
+        return split_suffix(root_path)[0] + suffix
+
+
 class ScratchFormat(Model):
     """Plain arrays for the time being, in memory or in temporary files.
 
@@ -142,7 +167,9 @@ class ScratchFormat(Model):
         return root_path
 
 
-_CALLED: Mapping[str, tuple[type[OmeTiffFormat | OmeZarrFormat | ScratchFormat], str]] = {
+_CALLED: Mapping[
+    str, tuple[type[OmeTiffFormat | OmeZarrFormat | BdvFormat | ScratchFormat], str]
+] = {
     "ome-tiff": (OmeTiffFormat, "auto"),
     "tiff": (OmeTiffFormat, "auto"),
     "tifffile": (OmeTiffFormat, "tifffile"),
@@ -152,6 +179,8 @@ _CALLED: Mapping[str, tuple[type[OmeTiffFormat | OmeZarrFormat | ScratchFormat],
         name: (OmeZarrFormat, name)
         for name in ("tensorstore", "acquire-zarr", "zarrs-python", "zarr-python")
     },
+    "bdv": (BdvFormat, "auto"),
+    "bigdataviewer": (BdvFormat, "auto"),
     "scratch": (ScratchFormat, "scratch"),
     "memory": (ScratchFormat, "scratch"),
 }
@@ -162,7 +191,7 @@ def _by_name(value: Any) -> Any:
 
 
 Format: TypeAlias = Annotated[
-    OmeTiffFormat | OmeZarrFormat | ScratchFormat,
+    OmeTiffFormat | OmeZarrFormat | BdvFormat | ScratchFormat,
     BeforeValidator(_by_name),
     Field(discriminator="name"),
 ]
@@ -214,5 +243,5 @@ def contradiction(format_name: str, root_path: str) -> str | None:
     suffix = model.model_fields["suffix"].default
     return (
         f"format={format_name!r} contradicts root_path={root_path!r}, which ends as "
-        f"{_SPOKEN[str(kind)]} does: give format={kind!r}, or a root_path that ends in {suffix!r}"
+        f"{SPOKEN[str(kind)]} does: give format={kind!r}, or a root_path that ends in {suffix!r}"
     )

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from bioio_tk.core.region import Region
 from bioio_tk.core.spec import Address
 from bioio_tk.engine.write import TileWriter
 
@@ -61,6 +62,7 @@ class StreamImage:
         level = sink.images[0].levels[0]
         self._deep = level.tile[2:] != (1, 1, 1)
         self._depth = level.tile[2:]
+        self._planned = level.shape
         counts = level.grid.counts
         self._pieces = [
             (ky, kx, *(slice(k * n, min(k * n + n, s)) for k, n, s in spans))
@@ -122,6 +124,21 @@ class StreamImage:
         """Store the tiles that are not full; what was never given of them is 0."""
         self._counts = False
         self._writer.flush()
+
+    def settle(self, planes: int, workers: int) -> None:
+        """Say that no more planes will come.
+
+        A stack that ends earlier than was planned may end within what is one plane of a smaller
+        level: that was made as if the rest were 0, and is made again.
+        """
+        self.sink.settle(planes)
+        full, *smaller = self.sink.images[0].levels
+        writer = TileWriter(self.sink, workers=workers, scratch=self._scratch, method=self._method)
+        for number, level in enumerate(smaller, 1):
+            z = level.shape[2]
+            if full.shape[2] != self._planned[2] and z < full.shape[2]:
+                start = (0, 0, z - 1, 0, 0)
+                writer.shrink_into(number, Region(start, level.shape))
 
     def make_levels(self, planes: int, workers: int) -> None:
         """Make the smaller levels of an image that has got all its planes."""

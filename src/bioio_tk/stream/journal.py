@@ -505,11 +505,13 @@ def find_target(path: Path) -> Path | None:
     """Return the target whose record lies beside `path`, None where there is none.
 
     `path` is the target, its record, what the user called it (``a.ome.tiff`` for a folder ``a``
-    of several files), or one of the files in it.
+    of several files), or one of the files in it, or beside it.
     """
     candidates = [path, path.with_name(path.name.removesuffix(JOURNAL)), path.parent]
     name = path.name.lower()
     candidates += [path.with_name(path.name[: -len(s)]) for s in _SUFFIXES if name.endswith(s)]
+    if name.endswith(".h5"):
+        candidates.append(path.with_suffix(".xml"))  # of BigDataViewer
     for candidate in candidates:
         if candidate.name and _FIRST.match(_beginning(journal_of(candidate))):
             return candidate

@@ -21,14 +21,16 @@ from bioio_tk.core.acquisition import (
 )
 from bioio_tk.core.frames import UNBOUNDED, FrameAxis, FrameOrder, FrameRoute
 from bioio_tk.core.location import Url, locate
+from bioio_tk.core.mipmaps import BLOCK_BYTES, propose
 from bioio_tk.core.plate import Plate as CorePlate
 from bioio_tk.core.spec import Channel as SpecChannel
-from bioio_tk.core.spec import ImageSpec, PhysicalSize, Quantity, pyramid_levels
+from bioio_tk.core.spec import ImageSpec, Level, PhysicalSize, Quantity, pyramid_levels
+from bioio_tk.core.stacks import voxel_of
 from bioio_tk.core.units import convert_length
 from bioio_tk.errors import SpecError, UnsupportedError
 from bioio_tk.meta.ngff_axes import unit_symbol
 from bioio_tk.stream.dimensions import Channel
-from bioio_tk.stream.formats import OmeTiffFormat, OmeZarrFormat, ScratchFormat
+from bioio_tk.stream.formats import BdvFormat, OmeTiffFormat, OmeZarrFormat, ScratchFormat
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -36,7 +38,7 @@ if TYPE_CHECKING:
     from bioio_tk.core.region import Shape5
     from bioio_tk.stream.settings import AcquisitionSettings, Dimension
 
-_STORES = {"ome-tiff": "tiff", "ome-zarr": "zarr", "scratch": "scratch"}
+_STORES = {"ome-tiff": "tiff", "ome-zarr": "zarr", "bdv": "bdv", "scratch": "scratch"}
 _KINDS = {"T": "time", "C": "channel", "Z": "space"}
 _USUAL_UNITS = {"time": "s", "space": "µm"}
 
@@ -44,6 +46,8 @@ _SMALL_FRAME = 1 << 18
 _SHARD = 1 << 20
 _FEW_FRAMES = 4096
 _MOST_CHUNKS = 1024
+_ROWS = 16
+"""Rows of a block of BigDataViewer are a multiple of this, so that they can be shrunk alone."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +64,7 @@ class Layout:
         For the store.
     path : Path or None
         Where the output goes; None for one in memory.
-    store : {"tiff", "zarr", "scratch"}
+    store : {"tiff", "zarr", "bdv", "scratch"}
         What kind of store.
     """
 
@@ -245,12 +249,15 @@ def _symbol(dim: Dimension) -> str:
 
 def _plan(settings: AcquisitionSettings, axes: _Axes) -> AcquisitionPlan:
     channels = _channels(axes.parts.get("C", []))
-    levels = pyramid_levels(
-        axes.shape,
-        _tile(settings, axes),
-        1 if settings.pyramid is None else settings.pyramid_levels,
-        multiple=1,
-    )
+    if isinstance(settings.format, BdvFormat):
+        levels, _ = _mipmaps(settings, axes)
+    else:
+        levels = pyramid_levels(
+            axes.shape,
+            _tile(settings, axes),
+            1 if settings.pyramid is None else settings.pyramid_levels,
+            multiple=1,
+        )
     image = ImageSpec(
         dtype=np.dtype(settings.dtype),
         levels=levels,
@@ -279,6 +286,41 @@ def _tile(settings: AcquisitionSettings, axes: _Axes) -> Shape5:
     if x < axes.shape[1]:  # tiles have sides of multiples of 16; what is of full width is a strip
         y, x = -(-y // 16) * 16, -(-x // 16) * 16
     return (y, x, 1, 1, 1)
+
+
+def _mipmaps(
+    settings: AcquisitionSettings, axes: _Axes
+) -> tuple[tuple[Level, ...], tuple[tuple[int, int, int], ...]]:
+    """Return the levels BigDataViewer likes, and the factors of the smaller ones along Y, X, Z."""
+    y, x, z, c, t = axes.shape
+    full = Level(axes.shape, _bdv_tile(settings, axes))
+    if settings.pyramid is None or z >= UNBOUNDED:  # which the store refuses
+        return (full,), ()
+    voxel, _ = voxel_of(PhysicalSize(*(axes.quantity(letter, "scale") for letter in "XYZ")))
+    itemsize, count = np.dtype(settings.dtype).itemsize, settings.pyramid_levels
+    found = propose((z, y, x), voxel, itemsize, count)[1:]
+    levels = []
+    for mipmap in found:
+        nz, ny, nx = mipmap.shape((z, y, x))
+        bz, by, bx = (min(n, b) for n, b in zip((nz, ny, nx), mipmap.block, strict=True))
+        levels.append(Level((ny, nx, nz, c, t), (by, bx, bz, 1, 1)))
+    factors = tuple((m.factor[1], m.factor[2], m.factor[0]) for m in found)
+    return (full, *levels), factors
+
+
+def _bdv_tile(settings: AcquisitionSettings, axes: _Axes) -> Shape5:
+    """Return the size of a tile: unless the user says it, rows of a plane as they lie in a frame.
+
+    They are half a megabyte, which goes to the disk without being copied or put together first;
+    and a block of whole rows is as good for a viewer as a square one when it shows planes.
+    """
+    height, width = axes.shape[:2]
+    y, x, z, *_ = axes.chunk
+    if axes.y.chunk_size is None and axes.x.chunk_size is None:
+        bands = -(-height * width * np.dtype(settings.dtype).itemsize // BLOCK_BYTES)
+        y = min(height, -(-height // bands // _ROWS) * _ROWS)
+    packed = settings.compression not in (None, "none")
+    return (y, x, z if packed else 1, 1, 1)
 
 
 def _channels(parts: Sequence[Dimension]) -> tuple[AcquiredChannel, ...]:
@@ -372,6 +414,12 @@ def _extra(settings: AcquisitionSettings, axes: _Axes) -> dict[str, Any]:
         }
     if isinstance(form, OmeZarrFormat):
         return {"ngff_version": form.ngff_version, "shards": _shards(settings, axes)}
+    if isinstance(form, BdvFormat):
+        return {
+            "factors": _mipmaps(settings, axes)[1],
+            "depth": axes.chunk[2],
+            "pyramid": settings.pyramid,
+        }
     return {
         "max_memory_bytes": form.max_memory_bytes,
         "spill_to_disk": form.spill_to_disk,

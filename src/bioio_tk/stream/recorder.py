@@ -590,7 +590,7 @@ class Recorder:
             if self._settings.pyramid == "after":
                 image.make_levels(record.planes, self._workers)
             else:
-                image.sink.settle(record.planes)
+                image.settle(record.planes, self._workers)
         self.store.finish(records, self._notes)
         with self._look_lock:
             if self._output is not None:

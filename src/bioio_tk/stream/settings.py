@@ -29,6 +29,8 @@ from bioio_tk.stream.dimensions import (
     dims_from_standard_axes,
 )
 from bioio_tk.stream.formats import (
+    SPOKEN,
+    BdvFormat,
     Compression,
     Format,
     OmeTiffFormat,
@@ -45,6 +47,7 @@ from bioio_tk.stream.plate import Plate
 __all__ = [
     "AcquisitionSettings",
     "AcquisitionSettingsDict",
+    "BdvFormat",
     "Channel",
     "Dimension",
     "DimensionType",
@@ -58,7 +61,6 @@ __all__ = [
     "dims_from_standard_axes",
 ]
 
-_SPOKEN = {"ome-tiff": "OME-TIFF", "ome-zarr": "OME-Zarr"}
 _MOST = 5
 
 
@@ -160,11 +162,12 @@ class AcquisitionSettings(Model):
     dtype : str
         Pixel type: bool, integers, floats, complex. May be set later.
     format : str, dict or format
-        ``"ome-tiff"``, ``"ome-zarr"``, ``"scratch"``, ``"auto"`` (by the suffix), or an
-        `OmeTiffFormat`, `OmeZarrFormat` or `ScratchFormat`.
+        ``"ome-tiff"``, ``"ome-zarr"``, ``"bdv"``, ``"scratch"``, ``"auto"`` (by the suffix), or
+        an `OmeTiffFormat`, `OmeZarrFormat`, `BdvFormat` or `ScratchFormat`.
     compression : str or None
         None stores raw pixels; else ``"zstd"``, for OME-Zarr ``"blosc-zstd"``, ``"blosc-lz4"``,
-        ``"gzip"``, for OME-TIFF ``"deflate"``, ``"lzw"`` and what else `BioWriter` takes.
+        ``"gzip"``, for OME-TIFF ``"deflate"``, ``"lzw"`` and what else `BioWriter` takes, for
+        BigDataViewer ``"gzip"``.
     compression_level : int or None
         In the codec's own scale; None is the usual one.
     storage_order : {"ome", "acquisition"} or list of str
@@ -384,7 +387,7 @@ def _format_of(root: str) -> str:
     if found is None:
         warnings.warn(
             f"Output format could not be inferred from root_path {root!r}: OME-Zarr is taken. "
-            "Specify it (format='ome-zarr' or 'ome-tiff'), or give root_path a suffix.",
+            "Specify it (format='ome-zarr', 'ome-tiff' or 'bdv'), or give root_path a suffix.",
             BioIOWarning,
             stacklevel=4,
         )
@@ -396,7 +399,7 @@ def _check_compression(settings: AcquisitionSettings) -> None:
     if given is None or isinstance(form, ScratchFormat) or given in form.compressions:
         return
     raise ValueError(
-        f"Compression '{given}' is not supported for {_SPOKEN[form.name]}. "
+        f"Compression '{given}' is not supported for {SPOKEN[form.name]}. "
         f"Supported: {form.compressions}."
     )
 
@@ -459,7 +462,9 @@ def _check_options(settings: AcquisitionSettings) -> None:
             f"pyramid_levels={settings.pyramid_levels} needs pyramid='live' or 'after'"
         )
     if settings.pyramid is not None and isinstance(form, ScratchFormat):
-        raise ValueError("a pyramid is for OME-TIFF and OME-Zarr, not for the scratch format")
+        raise ValueError(
+            "a pyramid is for OME-TIFF, OME-Zarr and BigDataViewer, not for the scratch format"
+        )
     if settings.spill_dir is not None and settings.backpressure != "spill":
         raise ValueError(f"spill_dir={settings.spill_dir!r} needs backpressure='spill'")
     if isinstance(form, OmeZarrFormat) and form.ngff_version == "0.4":

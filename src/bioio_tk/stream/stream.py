@@ -106,11 +106,14 @@ def _begin(settings: AcquisitionSettings, found: Layout, store_class: Any) -> Re
     if found.path is None:
         store = store_class(None, found.plan, found.options)
         return Recorder(settings, found, store, MemoryJournal(), None)
+    beside = getattr(store_class, "beside", None)
     output = Output(
         found.path,
         folder=store_class.is_folder(found.plan, found.options),
         overwrite=settings.overwrite,
         foreign=lambda path: store_class.foreign(path, found.plan, found.options),
+        beside=beside(found.path) if beside is not None else (),
+        check_idle=getattr(store_class, "check_idle", None),
     )
     journal: StreamJournal | None = None
     try:
@@ -258,7 +261,8 @@ class OMEStream:
         ----------
         namespace : str
             Whose it is; what it said before is replaced. In OME-Zarr a key of the root's
-            attributes, in OME-TIFF the Namespace of a MapAnnotation.
+            attributes, in OME-TIFF (and in what is kept beside the pixels of BigDataViewer) the
+            Namespace of a MapAnnotation.
         metadata : mapping
             JSON has to hold it.
 
@@ -280,7 +284,8 @@ class OMEStream:
         """Return the metadata as the format has them.
 
         Of OME-Zarr the attributes of each image group, by its path ("." for the only one); of
-        OME-TIFF an ``ome_types.OME`` for each position, -1 for the companion file.
+        OME-TIFF an ``ome_types.OME`` for each position, -1 for the companion file; of
+        BigDataViewer the text of the XML.
         """
         return self._recorder.store.get_metadata()
 
