@@ -12,14 +12,21 @@ import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from bench import images, java, jobs, report, soak, stream, tiff, zarr
+from bench import bdv, images, java, jobs, report, soak, stream, tiff, zarr
 from bench.goals import OURS, Outcomes
 from bench.measure import DATA, Case, Outcome, alternate, quicker
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-SUITES: dict[str, Any] = {"java": java, "jobs": jobs, "stream": stream, "tiff": tiff, "zarr": zarr}
+SUITES: dict[str, Any] = {
+    "bdv": bdv,
+    "java": java,
+    "jobs": jobs,
+    "stream": stream,
+    "tiff": tiff,
+    "zarr": zarr,
+}
 
 
 def main(argv: list[str] | None = None) -> int:

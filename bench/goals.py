@@ -211,6 +211,22 @@ def peak_flat(label: str, most: float, name: str) -> Goal:
     )
 
 
+def grown_below(mebibytes: float, *labels: str) -> Goal:
+    """Memory that a turn adds to what the process held before: ours, or another run of it."""
+
+    def value(outcomes: Outcomes) -> float | None:
+        runs = [outcomes[label] for label in (OURS, *labels)]
+        grown = [one.peak - one.before for one in runs if one.ok and one.peak and one.before]
+        return max(grown) / MIB if len(grown) == len(runs) else None
+
+    return Goal(
+        f"extra memory ≤ {mebibytes:g} MB",
+        value,
+        lambda reached: reached <= mebibytes,
+        lambda reached: f"{reached:.0f} MB more",
+    )
+
+
 def number_at_most(name: str, most: float, words: str) -> Goal:
     """A number that ours has measured itself, by its name."""
     return Goal(
