@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import atexit
 import os
+import shutil
 import signal
+import sys
 import tempfile
 import threading
 import time
@@ -59,7 +62,29 @@ def java():
         pytest.skip(missing)
     from bioio_tk.backends import _java_vm
 
-    return _java_vm.java()
+    found = _java_vm.java()
+    own_hdf5_library(found)
+    return found
+
+
+def own_hdf5_library(java):
+    """Let JHDF5 load a library of this process alone.
+
+    It unpacks its own into the common temporary folder, and removes there what others have just
+    unpacked: of several processes that begin at the same moment, some find none.
+    """
+    system = java("java.lang.System")
+    if system.getProperty("native.libpath.jhdf5") or sys.platform != "linux":
+        return
+    name = f"native/jhdf5/{system.getProperty('os.arch')}-Linux/libjhdf5.so"
+    stream = java("java.lang.ClassLoader").getSystemResourceAsStream(name)
+    if stream is None:
+        return
+    folder = tempfile.mkdtemp(prefix="jhdf5-")
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    library = Path(folder, "libjhdf5.so")
+    library.write_bytes(bytes(stream.readAllBytes()))
+    system.setProperty("native.libpath.jhdf5", str(library))
 
 
 @pytest.fixture(params=WRITABLE, ids=lambda row: row.name)

@@ -1317,3 +1317,23 @@ def test_n5_of_a_compression_that_is_not_known(tmp_path):
     where.write_text(where.read_text().replace("gzip", "jpeg"))
     with pytest.raises(UnsupportedError, match="'jpeg'"):
         BioReader(n5_xml(tmp_path, stack.shape))
+
+
+@pytest.mark.parametrize("locking", [None, False, True, "best-effort"])
+def test_a_dataset_can_be_open_in_h5py_at_the_same_time(tmp_path, locking):
+    from bioio_tk.bdv import BdvWriter
+
+    path = tmp_path / "a.h5"
+    stack = made.coded((3, 20, 21), 5)
+    with BdvWriter(path) as writer:
+        writer.append_view(stack)
+    with h5py.File(path, "r", locking=locking) as file:
+        with BioReader(path) as reader:
+            np.testing.assert_array_equal(reader[...].transpose(2, 0, 1), stack)
+        found = file["t00000/s00/0/cells"][()]
+    np.testing.assert_array_equal(found.view(np.uint16), stack)
+    with BioReader(path) as reader:
+        with h5py.File(path) as file:  # as everybody opens it
+            found = file["t00000/s00/0/cells"][()]
+        np.testing.assert_array_equal(reader[...].transpose(2, 0, 1), stack)
+    np.testing.assert_array_equal(found.view(np.uint16), stack)

@@ -84,15 +84,20 @@ def state_then(file: Any) -> State | None:
 def _opened(h5py: Any, path: Path, state: State) -> Any:
     if _is_old(h5py, path, state):
         return h5py.File(Seekable(RandomFile(path)), "r")
-    # without a lock of its own, for others may write further views meanwhile; unless this process
-    # has it open in another way, for all must be the same
-    for locking in (False, "best-effort"):
+    # as the user's own programs open it, for in one process all must do it alike; without a lock
+    # where somebody writes further views and holds one
+    for locking in (None, False, "best-effort"):
         try:
             return h5py.File(path, "r", locking=locking)
         except OSError as exc:
-            if "flag" not in str(exc) or "match" not in str(exc):
+            if not _is_about_locks(exc):
                 raise
     return h5py.File(path, "r", locking=True)
+
+
+def _is_about_locks(exc: OSError) -> bool:
+    said = str(exc)
+    return isinstance(exc, BlockingIOError) or "lock" in said
 
 
 def _is_old(h5py: Any, path: Path, state: State) -> bool:

@@ -121,24 +121,25 @@ def run_apart(func: Callable[[], object]) -> None:
     A Ctrl-C meanwhile is raised here when the work has ended; a second one at once, and then it
     goes on alone.
     """
-    leaves = threading.current_thread() is threading.main_thread()
-    future = None
-    if leaves:
-        with interrupt_later():
-            future = _submit(func)
-    if future is None:
+    if threading.current_thread() is not threading.main_thread():
         func()
         return
+    future = None
     interrupted = True
     try:
+        with interrupt_later():
+            future = _submit(func)
+        if future is None:
+            func()
+            return
         _leave_to([future])
         if _cancelled(future):  # no helper could begin
             func()
         else:
             _result(future)
         interrupted = False
-    finally:
-        _settle([future], interrupted=interrupted)
+    finally:  # also where Ctrl-C came while the work was handed over
+        _settle([] if future is None else [future], interrupted=interrupted)
 
 
 def begin(func: Callable[[], object]) -> None:
