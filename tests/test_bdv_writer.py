@@ -45,9 +45,7 @@ def xml(path):
 
 
 def missing(path):
-    return {
-        (int(v.get("timepoint")), int(v.get("setup"))) for v in xml(path).iter("MissingView")
-    }
+    return {(int(v.get("timepoint")), int(v.get("setup"))) for v in xml(path).iter("MissingView")}
 
 
 def affines(path, time, setup):
@@ -457,7 +455,7 @@ def test_parts_that_do_not_fit_change_nothing(path):
             with pytest.raises(error):
                 writer.append_plane(part, z)
         for start in ((6, 0, 0), (0, 29, 0), (0, 0, 40)):
-            with pytest.raises(RegionError, match="do not fit"):
+            with pytest.raises(RegionError, match="does not fit"):
                 writer.append_substack(coded((2, 2, 2)), *start)
         with pytest.raises(SpecError, match="being written already"):
             writer.append_view(None, SIZE)

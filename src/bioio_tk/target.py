@@ -668,9 +668,7 @@ def target_for(
         return Target(location, overwrite=overwrite, resume=resume)
     given: dict[str, Any] = {"overwrite": overwrite, "foreign": sink.foreign, "resume": resume}
     if backend.beside:
-        return FilesTarget(
-            location, beside=backend.beside, check_idle=sink.check_idle, **given
-        )
+        return FilesTarget(location, beside=backend.beside, check_idle=sink.check_idle, **given)
     if packed:
         return PackedTarget(location, pack=sink.pack, **given)
     return FolderTarget(location, **given)

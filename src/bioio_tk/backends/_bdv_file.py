@@ -7,7 +7,7 @@ import os
 import re
 import struct
 import threading
-from contextlib import suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -52,7 +52,7 @@ except ImportError:  # Windows: there is one writer, by good will
     fcntl = None  # type: ignore[assignment]
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
     from pathlib import Path
     from typing import Any
 
@@ -184,6 +184,13 @@ class BdvFile:
     def check(scheme: Scheme) -> None:
         """Raise what `add_setup` would raise for a scheme, without a file; see `check_scheme`."""
         check_scheme(scheme)
+
+    @staticmethod
+    def in_the_way(path: Path) -> list[Path]:
+        """Return files that have the names of its partitions and are none: `remove` leaves them."""
+        named = partition_files(path)
+        own = _own_partitions(path) if named and path.exists() else []
+        return [part for part in named if part not in own and part.stat().st_size]
 
     @staticmethod
     def remove(path: Path) -> None:
@@ -478,6 +485,23 @@ class BdvFile:
             at = edit.add(document)
             index = edit.add_chunk_index({(0,): (at, len(document), 0)}, (1,))
             edit.link((OME_XML,), edit.add(hdf5.dataset((1,), (1,), text, (), index)))
+
+    @contextmanager
+    def together(self) -> Iterator[None]:
+        """Let all views that are finished in this block come in one moment, or none of them.
+
+        Of a file with partitions, those of each partition do.
+        """
+        with self.file_lock:
+            before = dict(self._shapes)
+            try:
+                with ExitStack() as edits:
+                    for part in (self._writable(), *self._parts.values()):
+                        edits.enter_context(part.tree.edit())
+                    yield
+            except BaseException:
+                self._shapes = before
+                raise
 
     def flush(self) -> None:
         """See that all finished views are in the files: nothing waits, so nothing is to do."""

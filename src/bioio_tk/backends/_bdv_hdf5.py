@@ -14,7 +14,7 @@ import numpy as np
 
 from bioio_tk.backends._bdv_cells import Cells
 from bioio_tk.backends._bdv_ome import OME_XML
-from bioio_tk.backends._bdv_open import open_now, patiently, state_of, state_then
+from bioio_tk.backends._bdv_open import open_now, patiently
 from bioio_tk.backends._bdv_pixels import Resolution, Stored
 from bioio_tk.backends._file import RandomFile
 from bioio_tk.backends._hdf5_chunks import library
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from bioio_tk.backends._bdv_open import open_now, patiently, state_of, state_then
+    from bioio_tk.backends._bdv_open import open_now, patiently
 from bioio_tk.backends._bdv_pixels import Box
 
 _TIME, _SETUP = re.compile(r"t(\d+)"), re.compile(r"s(\d+)")
@@ -84,8 +84,8 @@ class Hdf5Pixels:
 
     def _begun(self) -> tuple[dict[ViewId, str], dict[int, str]]:
         """Open the file, and return what `_listed` does."""
+        self._state = _state_of(self._path)
         self._file = open_now(self._path)
-        self._state = state_then(self._file)
         try:
             with self._calling(f"the list of views in {self._where}"):
                 return self._listed()
@@ -95,11 +95,12 @@ class Hdf5Pixels:
 
     def _renewed(self) -> bool:
         """Open the file anew if it has changed: views may lie behind its former end."""
-        if state_of(self._path) == self._state:
+        state = _state_of(self._path)
+        if state == self._state:
             return False
         self._older.append(self._file)
+        self._state = state
         self._file = patiently(self._path, lambda: open_now(self._path))
-        self._state = state_then(self._file)
         return True
 
     def _listed(self) -> tuple[dict[ViewId, str], dict[int, str]]:
@@ -387,3 +388,12 @@ class Hdf5Pixels:
 
 def _named(view: ViewId) -> str:
     return f"the view of time point {view.time}, setup {view.setup}"
+
+
+def _state_of(path: Path) -> tuple[int, int, int, int] | None:
+    """Return what changes when a file does; None where there is none."""
+    try:
+        found = path.stat()
+    except OSError:
+        return None
+    return (found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns)

@@ -28,6 +28,7 @@ PIXEL_TYPES = (
 FULL: Shape3 = (1, 1, 1)
 """The factor of the full resolution."""
 _LARGEST_CHUNK = 2**32 - 1
+_LARGEST_CELL = 2**31
 
 Filter: TypeAlias = tuple[int, int, tuple[int, ...], bytes]
 """Number, flags, values and name of what is done to chunks."""
@@ -84,6 +85,10 @@ def check_mipmaps(mipmaps: Sequence[Mipmap], dtype: np.dtype[Any]) -> None:
                 raise SpecError(f"a {name} is 3 whole numbers (Z, Y, X) from 1, not {sizes}")
         if int(np.prod(mipmap.block, dtype=object)) * dtype.itemsize > _LARGEST_CHUNK:
             raise SpecError(f"a block is smaller than 4 GB, {mipmap.block} is not: make it smaller")
+        if int(np.prod(mipmap.factor, dtype=object)) >= _LARGEST_CELL:
+            raise SpecError(
+                f"a pixel cannot be made of {mipmap.factor} pixels (Z, Y, X): give smaller factors"
+            )
     factors = [mipmap.factor for mipmap in mipmaps]
     if len(set(factors)) < len(factors):
         raise SpecError(f"resolutions differ in their factors, these do not all: {factors}")

@@ -12,6 +12,7 @@ from bioio_tk.errors import FormatError
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from bioio_tk.core.region import Shape5
     from bioio_tk.core.spec import ImageSpec
     from bioio_tk.meta.ome import OmeImage
 
@@ -34,10 +35,19 @@ def with_ome(
         notes.append(f"the OME-XML beside the stacks is left out: {exc}")
         return tuple(images), None
     sizes = [(i.size_y, i.size_x, i.size_z, i.size_c, i.size_t) for i in said]
-    if sizes != [spec.shape for spec in images]:
+    shapes = [spec.shape for spec in images]
+    if not _is_of(sizes, shapes):
         notes.append("the OME-XML beside the stacks is left out: they have changed since")
         return tuple(images), None
-    return tuple(_described(spec, more) for spec, more in zip(images, said, strict=True)), xml
+    found = tuple(_described(spec, more) for spec, more in zip(images, said, strict=True))
+    return found, xml if sizes == shapes else None
+
+
+def _is_of(sizes: list[Shape5], shapes: list[Shape5]) -> bool:
+    """Return whether images of these sizes are these: a dataset has the time points of all."""
+    return [size[:4] for size in sizes] == [shape[:4] for shape in shapes] and all(
+        size[4] <= shape[4] for size, shape in zip(sizes, shapes, strict=True)
+    )
 
 
 def _described(spec: ImageSpec, said: OmeImage) -> ImageSpec:

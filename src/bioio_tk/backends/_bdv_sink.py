@@ -67,7 +67,7 @@ class NewLevel:
         known = self._chunks.get(corner)
         # a chunk that is given again takes the place of the old one where it fits
         at = known[0] if known and count <= known[1] else self._tree.allocate(count)
-        self._tree.file.write(at, data)
+        self._tree.write(at, data)
         self._chunks[corner] = (at, count, skipped)
 
     def load(self, corner: Corner) -> NDArray[Any] | None:

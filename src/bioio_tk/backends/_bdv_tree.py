@@ -15,7 +15,7 @@ import threading
 from bisect import bisect_left
 from collections import OrderedDict
 from contextlib import contextmanager, suppress
-from typing import TYPE_CHECKING, NamedTuple, TypeAlias
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
 from bioio_tk.backends import _bdv_objects as hdf5
 from bioio_tk.core.signals import interrupt_later
@@ -270,6 +270,7 @@ class Tree:
         self._lock = threading.RLock()
         self._groups: OrderedDict[Place, _Group] = OrderedDict()
         self.changed: set[Place] = set()
+        self._edit: Edit | None = None
         self._found = file.size > 0
         """It was there before, and is as it was."""
         if not self._found:
@@ -450,6 +451,15 @@ class Tree:
 
     # ------------------------------------------------------------------ writing
 
+    def write(self, at: int, data: Any) -> None:
+        """Write bytes at an address; what the system says against it names the file."""
+        try:
+            self.file.write(at, data)
+        except OSError as exc:
+            if exc.filename is None:
+                exc.filename = str(self.file.path)
+            raise
+
     def allocate(self, count: int) -> int:
         """Return the address of room for so many bytes, behind all there is."""
         with self._lock:
@@ -482,6 +492,8 @@ class Tree:
     def edit(self) -> Iterator[Edit]:
         """Collect changes; they are made, all of them in one moment, when the block is left.
 
+        Within such a block it is the same one again: all is made when the outer one is left.
+
         Raises
         ------
         OSError
@@ -490,23 +502,29 @@ class Tree:
         # Ctrl-C between the change of the file and that of what is known of it: the next one would
         # be written over it
         with interrupt_later(), self._lock:
+            if self._edit is not None:
+                yield self._edit
+                return
             edit = Edit(self, -(-self._end // 8) * 8)
             if not self._found:
                 self._go_ahead(self._end)
+            self._edit = edit
             try:
                 yield edit
                 self.changed.add(())
                 root = edit.save_changed()
                 for at, data in edit.patches:
-                    self.file.write(at, data)
+                    self.write(at, data)
                 end = edit.next
-                self.file.write(end - len(edit.data), edit.data)
+                self.write(end - len(edit.data), edit.data)
                 reach = end + self.room if self._size > end + self.room else end
                 self._replace_root(max(reach, self.format.end), root)
             except BaseException:
                 self._groups.clear()
                 self.changed.clear()
                 raise
+            finally:
+                self._edit = None
             self._end = self._used = end
             self._found = False
 
@@ -515,7 +533,7 @@ class Tree:
         form = self.format
         where = form.at + 16
         with interrupt_later():
-            self.file.write(where, struct.pack("<QQ", end, hdf5.UNDEFINED) + hdf5.symbol(0, root))
+            self.write(where, struct.pack("<QQ", end, hdf5.UNDEFINED) + hdf5.symbol(0, root))
             self.format = form._replace(end=end, root=root)
 
     def keep(self, end: int) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from collections.abc import Set as AbstractSet
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
@@ -517,6 +518,11 @@ class ViewStore(Protocol):
         ...
 
     @staticmethod
+    def in_the_way(path: Path) -> list[Path]:
+        """Return files that have the names of its partitions and are none: `remove` leaves them."""
+        ...
+
+    @staticmethod
     def remove(path: Path) -> None:
         """Remove a file of views and all it is spread over; TargetBusyError if it is in use."""
         ...
@@ -567,6 +573,10 @@ class ViewStore(Protocol):
 
     def set_mipmaps(self, setup: int, mipmaps: Sequence[Mipmap]) -> None:
         """Say which resolutions the views of a setup have."""
+        ...
+
+    def together(self) -> AbstractContextManager[None]:
+        """Let all views that are finished in a block be there in one moment, or none of them."""
         ...
 
     def remove_view(self, view: ViewId) -> None:

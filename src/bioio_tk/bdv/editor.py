@@ -17,6 +17,7 @@ from bioio_tk.bdv.names import pair_of
 from bioio_tk.bdv.scheme import check_compression, triples
 from bioio_tk.bdv.view_writer import ViewWriter
 from bioio_tk.core.index import select
+from bioio_tk.core.signals import interrupt_later
 from bioio_tk.core.views import ATTRIBUTES, ViewId, ViewTransform
 from bioio_tk.engine.copy import View as Pixels
 from bioio_tk.engine.copy import copy
@@ -414,7 +415,8 @@ class BdvEditor:
         Parameters
         ----------
         bbox_xyz : sequence of 3 (start, stop) or None
-            What to keep along X, Y, Z, as a Python slice; None keeps all.
+            What to keep along X, Y, Z, as a Python slice, which may go beyond the stack; None keeps
+            all.
         illumination, channel, tile, angle : int, optional
             See `view`.
         progress : callable, optional
@@ -434,8 +436,10 @@ class BdvEditor:
                     f"setup {setup} does not store its full resolution, so it cannot be cropped"
                 )
             with closing(Scratch(self.path.parent)) as scratch:
-                self._crop(file, views, spans, scratch, progress)
-            self._cut(setup, views, spans)
+                writers = self._crop(file, views, spans, scratch, progress)
+            with interrupt_later():
+                self._finish(file, writers)
+                self._cut(setup, views, spans)
             self._let_go()
 
     def _crop(
@@ -445,11 +449,11 @@ class BdvEditor:
         spans: list[range],
         scratch: Scratch,
         progress: Progress | None,
-    ) -> None:
-        """Cut stacks: all of them or, where one fails, none."""
+    ) -> list[ViewWriter]:
+        """Cut stacks, which nobody sees yet."""
         x, y, z = spans
         source = self._open().array.view().source
-        writers = []
+        writers: list[ViewWriter] = []
         try:
             for view in views:
                 sink = file.begin_view(ViewId(view.time, view.setup), (len(z), len(y), len(x)))
@@ -460,8 +464,19 @@ class BdvEditor:
                 copy(kept, writer.put, writer.tile, workers=self._workers, progress=progress)
                 writer.end()
             self._document.check_unchanged()
+        except BaseException:
             for writer in writers:
-                writer.finish()
+                writer.abort()
+            raise
+        return writers
+
+    @staticmethod
+    def _finish(file: ViewStore, writers: list[ViewWriter]) -> None:
+        """Let others see stacks, all of them in one moment: a setup has one size."""
+        try:
+            with file.together():
+                for writer in writers:
+                    writer.finish()
         except BaseException:
             for writer in writers:
                 writer.abort()

@@ -105,6 +105,23 @@ def triples(name: str, value: Any) -> tuple[Shape3, ...] | None:
     return found  # type: ignore[return-value]
 
 
+def resolutions(subsamp: Any) -> tuple[Shape3, ...] | None:
+    """Return the factors of all levels of a new dataset, the full resolution among them.
+
+    Raises
+    ------
+    SpecError
+        They are no factors, or one alone, with which the full resolution would be lost unnoticed.
+    """
+    found = triples("subsamp", subsamp)
+    if found is not None and np.ndim(subsamp) == 1 and found[0] != (1, 1, 1):
+        raise SpecError(
+            f"subsamp={subsamp!r}: the full resolution would not be stored; give "
+            f"((1, 1, 1), {found[0]}) to keep it, or ({found[0]},) where that is what you want"
+        )
+    return found
+
+
 def _whole(value: Any) -> int:
     if isinstance(value, bool) or int(value) != value or value < 1:
         raise ValueError(value)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import product
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -98,6 +100,17 @@ class Stack:
             workers=workers,
             progress=progress,
         )
+
+    def check_apart(self, *files: Path) -> None:
+        """Raise SpecError where the pixels are read from files that will be replaced."""
+        if self._lazy is None:
+            return
+        for source, new in product(self._lazy.reader.used_files, files):
+            if isinstance(source, Path) and new.exists() and source.samefile(new):
+                raise SpecError(
+                    f"the stack is read from {str(new)!r}, which would be replaced: give the new "
+                    "dataset another name"
+                )
 
     def close(self) -> None:
         """Let go of what was opened here. Safe to call twice."""

@@ -17,7 +17,7 @@ from bioio_tk.bdv.catalogue import Catalogue
 from bioio_tk.bdv.description import Description, affine, calibrated, dimensions, label, picked
 from bioio_tk.bdv.levels import add_levels
 from bioio_tk.bdv.names import pair_of
-from bioio_tk.bdv.scheme import check_compression, mipmaps, triples
+from bioio_tk.bdv.scheme import check_compression, mipmaps, resolutions, triples
 from bioio_tk.bdv.setups import SetupGrid, place
 from bioio_tk.bdv.stack import Stack, checked_type
 from bioio_tk.bdv.view_writer import ViewWriter
@@ -99,7 +99,7 @@ class BdvWriter:
     TargetExistsError, TargetBusyError
         The dataset exists and `overwrite` is not set, or another writer is at work on it.
     BackendMissingError
-        h5py is not installed.
+        The package for another compression than gzip is not installed.
 
     Examples
     --------
@@ -139,7 +139,7 @@ class BdvWriter:
         self.path, self.xml_path = pair_of(filename)
         counts = (nilluminations, nchannels, ntiles, nangles)
         self._grid = SetupGrid(dict(zip(ATTRIBUTES, counts, strict=True)))
-        self._subsamp = triples("subsamp", subsamp)
+        self._subsamp = resolutions(subsamp)
         self._blockdim = triples("blockdim", blockdim)
         _check_blocks(self._subsamp, self._blockdim)
         self._compression = (check_compression(compression, compression_level), compression_level)
@@ -177,6 +177,12 @@ class BdvWriter:
             raise TargetExistsError(
                 f"{' and '.join(repr(str(path)) for path in there)} exist(s): choose another name, "
                 "or pass overwrite=True to replace the dataset when the first view comes"
+            )
+        others = self._store.in_the_way(self.path) if any(self._partition.values()) else []
+        if others:
+            raise TargetExistsError(
+                f"{str(others[0])!r} is called as the dataset would call a part of its own: choose "
+                "another name, or move that file"
             )
 
     # ------------------------------------------------------------------ views
@@ -254,6 +260,8 @@ class BdvWriter:
             try:
                 # all that is said of a setup by two threads at once, is said one after the other
                 with interrupt_later(), self._lock:
+                    if given is not None and self._file is None:
+                        given.check_apart(self.path, self.xml_path)
                     voxel, unit = self._views.voxel(view, voxel_size_xyz, voxel_units)
                     said = Description(
                         dimensions(virtual_stack_dim) if given is None else given.size,
@@ -399,7 +407,7 @@ class BdvWriter:
             corner.append(place(axis, a, None))
             if a + n > size:
                 raise RegionError(
-                    f"{n} pixels from {axis}={a} on do not fit the stack, which has {size}"
+                    f"a part of {n} along {axis}, from {a} on, does not fit the stack of {size}"
                 )
         z, y, x = corner
         # Ctrl-C would leave blocks of the stack locked, and others of its parts come yet

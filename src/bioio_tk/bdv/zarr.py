@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import warnings
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +18,7 @@ from bioio_tk.core.units import convert_length
 from bioio_tk.core.views import ViewAttribute, ViewId, ViewSetup, ViewTransform
 from bioio_tk.errors import BioIOWarning, SpecError, TargetExistsError, UnsupportedError
 from bioio_tk.meta.bdv import ZARR, Loader, SpimXml, ZarrImage, back_up, write_atomic
+from bioio_tk.meta.ome_places import stage_positions
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
 
 _UNIT = "µm"
 _GROUP = ".zgroup"
+_OME = Path("OME", "METADATA.ome.xml")
 _DOCUMENT = b'{\n  "zarr_format": 2\n}\n'
 _ENDINGS = (".ome.zarr", ".zarr")
 _TYPES = "iuf"
@@ -201,7 +203,8 @@ def _images_of(folder: Path) -> Iterator[_Image]:
     try:
         for number, spec in enumerate(source.images):
             details = [source.details(number, level) for level in range(len(spec.levels))]
-            yield _checked(folder, spec, details, source.original_metadata(number))
+            image = _checked(folder, spec, details, source.original_metadata(number))
+            yield image if any(spec.position) else _placed(image, folder, number)
     finally:
         source.close()
 
@@ -237,6 +240,16 @@ def _checked(
             stacklevel=2,
         )
     return _Image(place, spec, axes[:-3])
+
+
+def _placed(image: _Image, store: Path, number: int) -> _Image:
+    """Return an image that does not say where it lies with where the stage stood, if known."""
+    for folder, at in ((store, number), (image.folder, 0)):  # of all images, or of this one alone
+        document = folder / _OME
+        stages = stage_positions(document.read_text("utf-8")) if document.is_file() else ()
+        if at < len(stages) and any(stages[at]):
+            return replace(image, spec=replace(image.spec, position=stages[at]))
+    return image
 
 
 def _wrong_version(first: Mapping[str, Any]) -> str:

@@ -240,7 +240,8 @@ def _plain(chosen: dict[str, Any]) -> dict[str, Any]:
 def _where(report: TransformReport) -> Iterator[str]:
     what = f", {report.changed} changed" if report.changed else ""
     yield f"{report.path}: {plural(len(report.views), 'view')}{what}"
-    for view in report.views:
+    shown = report.views[:_MOST] if report.changed else report.views
+    for view in shown:
         yield f"  {_place(view)}"
         for number, one in enumerate(view.transforms):
             yield f"    {number} {one.name or '(no name)'}: {_matrix(one.array.tolist())}"
@@ -248,10 +249,13 @@ def _where(report: TransformReport) -> Iterator[str]:
             yield f"    together: {_matrix(view.affine)}"
         elif not view.transforms:
             yield "    no transform"
+    if len(shown) < len(report.views):
+        yield f"  and {len(report.views) - len(shown)} more: see --list"
 
 
 def _place(view: ViewPlace) -> str:
-    of = ", ".join(f"{kind} {name}" for kind, name in view.attributes.items())
+    said = view.attributes.items()
+    of = ", ".join(name if name.startswith(f"{kind} ") else f"{kind} {name}" for kind, name in said)
     return f"time {view.time} setup {view.setup} ({of})"
 
 

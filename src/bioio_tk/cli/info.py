@@ -128,7 +128,7 @@ def _title(info: FileInfo) -> Iterator[str]:
 def _used(info: FileInfo) -> str:
     """Return the names of the first few files that belong to the image."""
     names = [re.split(r"[\\/]", path)[-1] for path in info.used_files[:_MOST_NAMES]]
-    left = (info.files or len(info.used_files)) - len(names)
+    left = len(info.used_files) - len(names)
     return f"files: {', '.join(names)}" + (f" and {left} more" if left > 0 else "")
 
 

@@ -121,25 +121,24 @@ def run_apart(func: Callable[[], object]) -> None:
     A Ctrl-C meanwhile is raised here when the work has ended; a second one at once, and then it
     goes on alone.
     """
-    if threading.current_thread() is not threading.main_thread():
-        func()
-        return
+    leaves = threading.current_thread() is threading.main_thread()
     future = None
-    interrupted = True
-    try:
+    if leaves:
         with interrupt_later():
             future = _submit(func)
-        if future is None:
-            func()
-            return
+    if future is None:
+        func()
+        return
+    interrupted = True
+    try:
         _leave_to([future])
         if _cancelled(future):  # no helper could begin
             func()
         else:
             _result(future)
         interrupted = False
-    finally:  # also where Ctrl-C came while the work was handed over
-        _settle([] if future is None else [future], interrupted=interrupted)
+    finally:
+        _settle([future], interrupted=interrupted)
 
 
 def begin(func: Callable[[], object]) -> None:

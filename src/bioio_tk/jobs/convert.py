@@ -27,7 +27,8 @@ from bioio_tk.jobs.record import carried, files_of, is_same, shifts_in, step_of
 from bioio_tk.jobs.report import ConvertReport, bytes_on_disk, part_of, peak_rss, shown_path
 from bioio_tk.jobs.select import chosen
 from bioio_tk.jobs.transfer import transfer
-from bioio_tk.jobs.views import Taken, layout_of_views
+from bioio_tk.jobs.views import Taken, layout_of_views, left_of_views, place_of
+from bioio_tk.meta.ome_places import stage_positions
 from bioio_tk.writer import BioWriter
 
 if TYPE_CHECKING:
@@ -370,6 +371,8 @@ def convert_image(image: LazyArray, dst: Any, options: Options) -> ConvertReport
     target = target_of(dst, options, image)
     check_apart(image, target, inside=bool(options.group))
     notes = list(_notes(image))
+    if not registry.for_writing(target).gathers:
+        notes.extend(left_of_views(image))
     step = step_of(image, options)
     xml = xml_beside(target, options, image.dtype)
     if options.exists == "skip" and is_same(target, step, options):
@@ -434,6 +437,9 @@ def one(
         total = image.nbytes + sum(labels.nbytes for labels in found.values())
         progress = options.progress
         writer = BioWriter(target, workers, **settings)
+        if "views" in settings:
+            stages = stage_positions(image.reader.ome_xml or "")
+            writer._draft.position = place_of(image, stages)  # noqa: SLF001
         smaller = kept_levels(image) if options.levels == "keep" else []
         if options.levels == "keep":
             writer._keep_levels([view.shape for view in smaller])  # noqa: SLF001

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from contextlib import closing
 from dataclasses import asdict, dataclass, replace
-from itertools import islice
+from itertools import chain, islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +19,7 @@ from bioio_tk.jobs.report import file_sizes
 
 if TYPE_CHECKING:
     import os
+    from collections.abc import Iterable
 
     from bioio_tk.backends.base import Source
     from bioio_tk.core.location import Location
@@ -381,13 +382,16 @@ def _on_disk(place: Location, used: tuple[Path, ...]) -> tuple[int | None, int |
     """Return bytes and number of files, each None where that is not known quickly."""
     if not isinstance(place, Path):
         return None, None
-    if len(used) > 1:
-        there = [path.stat().st_size for path in used[: _MOST_FILES + 1] if path.is_file()]
-        return (None, None) if len(there) > _MOST_FILES else (sum(there), len(used))
-    if not place.is_dir():
-        return place.stat().st_size, 1
-    sizes = list(islice(file_sizes(place), _MOST_FILES + 1))
+    every = chain.from_iterable(map(_sizes, used if len(used) > 1 else (place,)))
+    sizes = list(islice(every, _MOST_FILES + 1))
     return (None, None) if len(sizes) > _MOST_FILES else (sum(sizes), len(sizes))
+
+
+def _sizes(path: Path) -> Iterable[int]:
+    """Return the sizes of a file, or of all files of a folder; none where it is not there."""
+    if path.is_dir():
+        return file_sizes(path)
+    return [path.stat().st_size] if path.exists() else []
 
 
 def _series(

@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from bioio_tk.backends import registry
 from bioio_tk.core.location import Url
-from bioio_tk.core.spec import picked
 from bioio_tk.errors import TargetExistsError, UnsupportedError
 from bioio_tk.jobs.bar import shown
 from bioio_tk.jobs.names import folder_of, target_of
@@ -21,7 +20,7 @@ from bioio_tk.jobs.report import bytes_on_disk, peak_rss
 from bioio_tk.jobs.select import chosen
 from bioio_tk.jobs.tally import Tally
 from bioio_tk.jobs.transfer import transfer
-from bioio_tk.jobs.views import Taken, layout_of_views
+from bioio_tk.jobs.views import Taken, layout_of_views, place_of
 from bioio_tk.lazy import LazyArray
 from bioio_tk.meta.ome_places import stage_positions
 from bioio_tk.target import target_for
@@ -115,7 +114,7 @@ def gather(reader: BioReader, dst: Any, options: Options) -> ConvertReport:
     report = together(reports, target)
     return replace(
         report,
-        bytes_in=bytes_on_disk(reader.path) if isinstance(reader.path, Path) else 0,
+        bytes_in=sum(map(bytes_on_disk, reader.used_files)),
         bytes_out=sum(bytes_on_disk(file) for file in _made(target)),
         notes=(*reader.notes, *notes, f"{len(numbers)} images are the tiles of one dataset"),
         peak_rss=peak_rss(),
@@ -174,10 +173,7 @@ class _Gathering:
         image = _image(self._reader, number, self._options)
         settings = writer_options(image, self._target, self._options, self._step)
         writer = BioWriter(self._target, self._reader.max_workers, **settings)
-        spec = self._reader._spec()  # noqa: SLF001
-        if not any(spec.position) and number < len(self._places):
-            spec = replace(spec, position=self._places[number])
-        return Member(number, writer, Taken.of(image), picked(spec, image.picks).position)
+        return Member(number, writer, Taken.of(image), place_of(image, self._places))
 
     def _document(self, members: Sequence[Member]) -> str:
         """Return what is said of the images; where some are left out only how they were made."""

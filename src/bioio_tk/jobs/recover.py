@@ -132,15 +132,15 @@ def _recover_write(given: Path, *, overwrite: bool, dry_run: bool) -> RecoverRep
     try:
         row = registry.for_writing(target)
     except UnknownFormatError:
-        if target.exists() and not partial_path(target).exists():
-            raise FileNotFoundError(
-                f"there is nothing unfinished beside {str(target)!r}: nothing to recover"
-            ) from None
+        if target.exists():
+            _check_unfinished(target)
         raise
     sink: Any = registry.load_sink(row)
     if not hasattr(sink, "stored"):
+        _check_unfinished(target)
         raise UnsupportedError(
-            f"an unfinished file of the {row.name!r} backend cannot be recovered"
+            f"an unfinished file of the {row.name!r} backend cannot be recovered: write it anew, "
+            "with overwrite=True in place of what is left"
         )
     left = _leftover(target, row, sink, overwrite=overwrite)
     try:
@@ -158,6 +158,13 @@ def _recover_write(given: Path, *, overwrite: bool, dry_run: bool) -> RecoverRep
     finally:
         left.leave()
     return report
+
+
+def _check_unfinished(target: Path) -> None:
+    if not partial_path(target).exists():
+        raise FileNotFoundError(
+            f"there is nothing unfinished beside {str(target)!r}: nothing to recover"
+        ) from None
 
 
 def _check_not_shared(left: FolderTarget) -> None:

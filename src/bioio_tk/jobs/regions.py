@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
@@ -97,7 +98,10 @@ def together(reports: list[ConvertReport], dst: Any) -> ConvertReport:
         target=str(Path(dst)),
         status=first.status if len(states) == 1 else "done",
         notes=tuple(dict.fromkeys(note for report in reports for note in report.notes)),
-        verified="; ".join(dict.fromkeys(r.verified for r in reports if r.verified)),
+        verified="; ".join(
+            text if count == 1 else f"{text} of each of {count} images"
+            for text, count in Counter(r.verified for r in reports if r.verified).items()
+        ),
         bytes_out=total("bytes_out"),
         pixel_bytes=total("pixel_bytes"),
         seconds=total("seconds"),

@@ -7,12 +7,19 @@ from dataclasses import replace
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+import numpy as np
+
+from bioio_tk.core.spec import picked
 from bioio_tk.core.stacks import Layout, Stack
+from bioio_tk.core.text import plural
 from bioio_tk.core.views import ViewAttribute, ViewSetup, ViewTransform
 from bioio_tk.errors import SpecError
 
 if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
     from bioio_tk.core.region import Shape5
+    from bioio_tk.core.spec import PhysicalSize
     from bioio_tk.core.tiling import Span
     from bioio_tk.core.views import Point3, View
     from bioio_tk.lazy import LazyArray
@@ -66,6 +73,48 @@ class Taken(NamedTuple):
             (zoom * first + 0.5 * (zoom - 1), zoom * step)
             for (first, step), zoom in zip((x, y, z), self.zoom, strict=True)
         )
+
+
+def left_of_views(image: LazyArray) -> list[str]:
+    """Return what formats without views do not keep of what is selected, for the report."""
+    *_, c, t = image.picks
+    mine = [
+        view
+        for view in image.reader.views
+        if view.series == image.reader.series and view.c in c and view.t in t
+    ]
+    notes = []
+    missing = sum(view.missing for view in mine)
+    if missing:
+        notes.append(f"{plural(missing, 'view is', 'views are')} missing, and 0 in the new image")
+    if any(_is_moved(view.affine) for view in mine if not view.missing):
+        notes.append(
+            "the places of the views (their affines) are not kept: only another BigDataViewer "
+            "dataset ('NAME.xml') has room for them"
+        )
+    return notes
+
+
+def _is_moved(affine: NDArray[np.float64]) -> bool:
+    """Return whether a view is more than scaled along its axes."""
+    return bool(np.any(affine[:, 3]) or np.any(affine[:, :3] != np.diag(affine.diagonal())))
+
+
+def place_of(image: LazyArray, stages: Sequence[PhysicalSize]) -> PhysicalSize:
+    """Return where what is selected of an image lies: where it says so, or the stage stood.
+
+    Parameters
+    ----------
+    image : LazyArray
+        One image of a source.
+    stages : sequence of PhysicalSize
+        Where the stage stood for each image of the source, see `stage_positions`.
+    """
+    reader = image.reader
+    spec = reader._spec()  # noqa: SLF001
+    if not any(spec.position) and reader.series < len(stages):
+        spec = replace(spec, position=stages[reader.series])
+    return picked(spec, image.picks).position
 
 
 def layout_of_views(source: Any, taken: Sequence[Taken]) -> Layout | None:
