@@ -940,7 +940,7 @@ def test_full_disk(tmp_path, case):
     done = subprocess.run(command, capture_output=True, text=True, timeout=60, env=ENV, check=False)
     assert done.returncode == 0, done.stderr
     safe, number = map(int, done.stdout.split())
-    assert safe > 10
+    assert safe
     assert number == 27  # EFBIG
     found = stacks_in(path)
     for n in range(safe):
