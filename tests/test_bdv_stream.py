@@ -935,12 +935,12 @@ FULL = """
 @pytest.mark.parametrize("case", ["raw", "live-gzip"])
 def test_full_disk(tmp_path, case):
     path = tmp_path / "x.xml"
-    given = json.dumps([settings_for(path, dims(t=None), **CASES[case]), 300_000])
+    given = json.dumps([settings_for(path, dims(t=None), **CASES[case]), 900_000])
     command = [sys.executable, "-W", "ignore", "-c", textwrap.dedent(FULL), given]
     done = subprocess.run(command, capture_output=True, text=True, timeout=60, env=ENV, check=False)
     assert done.returncode == 0, done.stderr
     safe, number = map(int, done.stdout.split())
-    assert safe
+    assert safe > 10
     assert number == 27  # EFBIG
     found = stacks_in(path)
     for n in range(safe):

@@ -418,7 +418,10 @@ def test_planes_that_the_journal_does_not_tell_of_are_not_called_missing(tmp_pat
         (file,) = path.glob(f"*_p00{position}.*")
         found = planes_in(path, position)
         assert len(found) == 2 * image.shape[4]
-        assert not seen[position][len(found) :].any()  # planes that were skipped, at the end
+        if len(found) < len(seen[position]):  # a time point of which all that came was skipped
+            assert len(found) + 2 == len(seen[position])
+            assert skipped(4 * image.shape[4] + 2 * position)
+            assert not seen[position][-2:].any()
         listed = absent_planes(tifffile.tiffcomment(file))[position].missing
         missing = {plane for gap in listed for plane in gap}
         assert missing.isdisjoint(np.flatnonzero(seen[position]).tolist())
