@@ -638,8 +638,8 @@ class BdvWriter:
         """Make the smaller resolutions of all views that are there, from what is stored.
 
         For a writer that was opened with ``subsamp=((1, 1, 1),)``. Works block by block, whatever
-        the size of the stacks; views that come later have these resolutions, too. Views that have
-        them are left alone.
+        the size of the stacks; later views of these setups have the resolutions, too. Views that
+        have them are left alone.
 
         Parameters
         ----------
@@ -706,7 +706,10 @@ class BdvWriter:
         return self._grid.size
 
     def flush(self) -> None:
-        """Put all finished views on disk. Every view is when it is finished."""
+        """See that all finished views are in the files, where every one is once it is finished.
+
+        They survive the process; a power cut may take what the system has not put on disk yet.
+        """
         with self._lock:
             self._check_open()
             if self._file is not None:

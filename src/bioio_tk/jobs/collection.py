@@ -21,6 +21,7 @@ from bioio_tk.jobs.convert import (
     options_of,
     report_of,
 )
+from bioio_tk.jobs.options import ALONE
 from bioio_tk.jobs.overlay import check_xml, with_xml, xml_beside
 from bioio_tk.jobs.record import is_same, step_of
 from bioio_tk.jobs.report import bytes_on_disk
@@ -36,14 +37,6 @@ if TYPE_CHECKING:
     from bioio_tk.jobs.options import Options
     from bioio_tk.jobs.report import ConvertReport
 
-_ALONE = {
-    "resume": "an interrupted conversion of all images is begun anew",
-    "client": "a cluster converts one image at a time",
-    "shard_job": "several processes write one image",
-    "dry_run": "a dry run is for one image",
-    "register_z": "planes are registered for one image at a time",
-    "apply_shifts": "planes are moved for one image at a time",
-}
 _NEVER = {
     "roi": "it is another name for one of them",
     "roi_mode": "it says itself which images are taken",
@@ -132,7 +125,7 @@ def _convert_collection(
     options: Options,
 ) -> list[ConvertReport]:
     """Convert all images of a file into one OME-Zarr."""
-    _refuse(_ALONE, options)
+    _refuse(ALONE, options)
     if options.group:
         raise SpecError(
             f"group={options.group!r} is for one image: all of them make a store of their own"

@@ -14,6 +14,7 @@ from bioio_tk.core.location import Url
 from bioio_tk.errors import TargetExistsError, UnsupportedError
 from bioio_tk.jobs.bar import shown
 from bioio_tk.jobs.names import folder_of, target_of
+from bioio_tk.jobs.options import ALONE
 from bioio_tk.jobs.record import is_same, noted, step_of
 from bioio_tk.jobs.regions import together
 from bioio_tk.jobs.report import bytes_on_disk, peak_rss
@@ -38,14 +39,6 @@ if TYPE_CHECKING:
     from bioio_tk.jobs.report import ConvertReport
     from bioio_tk.reader import BioReader
 
-_ALONE = {
-    "resume": "an interrupted conversion of all images is begun anew",
-    "client": "a cluster converts one image at a time",
-    "shard_job": "several processes write one image",
-    "dry_run": "a dry run is for one image",
-    "register_z": "planes are registered for one image at a time",
-    "apply_shifts": "planes are moved for one image at a time",
-}
 _MOST_NAMED = 8
 _SAME = 1e-6
 """Up to this share sizes of pixels are equal."""
@@ -86,7 +79,7 @@ def gather(reader: BioReader, dst: Any, options: Options) -> ConvertReport:
     UnsupportedError
         An option is for one image at a time; `series` picks one.
     """
-    for name, why in _ALONE.items():
+    for name, why in ALONE.items():
         if getattr(options, name):
             raise UnsupportedError(
                 f"{name}= does not go with all images of a file: {why}; give series="

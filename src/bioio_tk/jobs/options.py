@@ -33,6 +33,17 @@ def check_memory(memory: Any) -> None:
         raise SpecError(f"memory={memory!r}: give bytes, {_LEAST} (1 MiB) or more")
 
 
+ALONE = {
+    "resume": "an interrupted conversion of all images is begun anew",
+    "client": "a cluster converts one image at a time",
+    "shard_job": "several processes write one image",
+    "dry_run": "a dry run is for one image",
+    "register_z": "planes are registered for one image at a time",
+    "apply_shifts": "planes are moved for one image at a time",
+}
+"""Options for a single image, and why they are not for all images of a source at once."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Options:
     """The keywords of `convert`, which says what each of them means."""
